@@ -1,0 +1,118 @@
+"""manifest.csv: the one table behind the fold lists and the video features.
+
+One row an utterance. Columns `id,path,label,speaker,session`, and optionally `video,start,end,crop`; further columns
+(gender, style, ...) are kept and are there for reports to group by.
+
+- `path`: the audio, or a file that holds sound and picture. Relative paths start at the manifest's folder.
+- `video`: the file with the picture; defaults to `path`.
+- `start`, `end`: where the utterance lies in `video`, in seconds; default the whole file.
+- `crop`: `full`, `left` or `right` half of the picture; default `full`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from errors import InputError, join_problems
+
+REQUIRED = ("id", "path", "label", "speaker", "session")
+CROPS = ("full", "left", "right")
+
+
+def read_manifest(path):
+    """Read and check a manifest.
+
+    Args:
+        path: the csv file, UTF-8, with a header line.
+    Returns: a pandas.DataFrame of strings, sorted by `id`, with absolute `path` and `video`, float `start` and `end`
+        (NaN where absent, seconds) and `crop` filled in.
+    Raises: InputError that names every bad line at once.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; a manifest.csv with the columns {','.join(REQUIRED)} is needed")
+    try:
+        table = pd.read_csv(
+            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False, index_col=False
+        ).fillna("")
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise InputError(f"{path}: not a UTF-8 csv file with a header line: {error}") from error
+    table.columns = table.columns.str.strip()
+    missing = [column for column in REQUIRED if column not in table]
+    if missing:
+        raise InputError(
+            f"{path}: line 1: no column {','.join(missing)}; "
+            f"found {','.join(table.columns)}; needed {','.join(REQUIRED)}"
+        )
+    table = table.apply(lambda column: column.str.strip())
+    table.index += 2  # the line in the file
+    table = table[(table != "").any(axis=1)]
+    if table.empty:
+        raise InputError(f"{path}: has a header and no utterance")
+    for column in ("video", "start", "end", "crop"):
+        if column not in table:
+            table[column] = ""
+    problems = _find_problems(table, path)
+    if problems:
+        raise InputError(join_problems(problems))
+    root = path.resolve().parent
+    table["video"] = table["video"].where(table["video"] != "", table["path"])
+    for column in ("path", "video"):
+        table[column] = [str(root / value) for value in table[column]]
+    for column in ("start", "end"):
+        table[column] = table[column].map(_seconds).astype(float)
+    table["crop"] = table["crop"].replace("", "full")
+    return table.sort_values("id", kind="stable").reset_index(drop=True)
+
+
+def write_manifest(table, path):
+    """Write a manifest: `id` order, times with four decimals, absent values empty."""
+    table = table.sort_values("id", kind="stable")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(path, index=False, float_format="%.4f", lineterminator="\n")
+
+
+def fold_name(session):
+    """The name of the fold that holds `session` out: `1`, `01`, `Session1`, `session1` -> `session1`, else as it is."""
+    session = str(session)
+    digits = session.lower().removeprefix("session").lstrip("_- ")
+    return f"session{int(digits)}" if digits.isdigit() else session
+
+
+def _find_problems(table, path):
+    problems = []
+    seen = {}
+    for line, row in zip(table.index, table.to_dict("records"), strict=True):
+        where = f"{path}: line {line}"
+        for column in REQUIRED:
+            if row[column] == "":
+                problems.append(f"{where}: column {column} is empty")
+        utt_id = row["id"]
+        if any(character.isspace() or character in "/\\" for character in utt_id):
+            problems.append(f"{where}: id {utt_id!r} holds a space or a slash; it becomes a file name")
+        if utt_id and utt_id in seen:
+            problems.append(f"{where}: id {utt_id!r} stands on line {seen[utt_id]} already")
+        seen.setdefault(utt_id, line)
+        if any(character.isspace() for character in row["label"]):
+            problems.append(f"{where}: label {row['label']!r} holds a space")
+        if row["crop"] and row["crop"] not in CROPS:
+            problems.append(f"{where}: crop {row['crop']!r} is not one of {', '.join(CROPS)}")
+        times = [_seconds(row[column]) for column in ("start", "end")]
+        for column, value in zip(("start", "end"), times, strict=True):
+            if value is None:
+                problems.append(f"{where}: {column} {row[column]!r} is not a time in seconds, zero or more")
+        if None not in times and times[1] <= times[0]:
+            problems.append(f"{where}: end {row['end']} is not after start {row['start']}")
+    return problems
+
+
+def _seconds(text):
+    """Seconds of a table cell, NaN where it is empty, None where it is no time."""
+    if text == "":
+        return float("nan")
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if np.isfinite(value) and value >= 0 else None
