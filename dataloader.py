@@ -1,0 +1,422 @@
+"""From an scp line to a padded batch: labels, lists, audio, video features, dataset, collator and samplers.
+
+    scp line -> Utterance -> FoalDataset item -> Collator -> batch dict
+
+Every batch is a dict with the keys
+    input_values    (B, Na) float32    waveform at 16 kHz, zero padded
+    attention_mask  (B, Na) bool       True where input_values is sound
+    video_features  (B, Tv, Dv) float32 zero padded
+    video_mask      (B, Tv) bool       True where a row is a video frame
+    labels          (B,) int64
+    utt_ids         list of B str
+(without the keys of the stream that a one-stream model does not use). Everything that can be wrong with a file is found by
+`check_utterances` before training starts.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import av
+import numpy as np
+import soundfile as sf
+import torch
+import torchaudio
+from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
+
+from errors import InputError, join_problems
+
+SAMPLE_RATE = 16000  # Hz, what WavLM was trained on
+MIN_SAMPLES = 400  # 25 ms, the receptive field of one WavLM frame
+RESAMPLE_MARGIN = 0.05  # seconds read past the cut, so that the resampling filter never sees it
+LABELS = ("hap", "neu", "sad", "ang")  # the released order
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One line of an scp list; `features` and `duration` (seconds) are filled in by `check_utterances`."""
+
+    utt_id: str
+    path: str
+    label: int
+    features: str | None = None
+    duration: float | None = None
+
+
+def parse_label_map(text):
+    """`exc=hap,fru=ang` -> {"exc": "hap", "fru": "ang"}; an empty text is an empty map."""
+    pairs = [part.strip().split("=") for part in text.split(",") if part.strip()]
+    if any(len(pair) != 2 or not pair[0].strip() or not pair[1].strip() for pair in pairs):
+        raise InputError(f"label map {text!r}: write old=new pairs with commas between, for example exc=hap,fru=ang")
+    return {old.strip(): new.strip() for old, new in pairs}
+
+
+def read_scp_lines(path):
+    """The lines of an scp list as (line number, utt_id, path, label); blank lines are ignored, malformed ones reported.
+
+    Raises: InputError that names every malformed line and every second use of an id.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; an scp list with a line `utt_id path label` an utterance is needed")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text: {error}") from error
+    entries, problems, seen = [], [], {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        head, _, label = line.strip().rpartition(" ") if "\t" not in line else line.strip().rpartition("\t")
+        fields = head.strip().split(None, 1)
+        if len(fields) != 2 or not label:
+            problems.append(f"{path}: line {number}: {line.strip()!r} is not `utt_id path label`")
+            continue
+        utt_id, audio = fields
+        if "/" in utt_id or "\\" in utt_id:
+            problems.append(f"{path}: line {number}: id {utt_id!r} holds a slash; `utt_id path label` is expected")
+        if utt_id in seen:
+            problems.append(f"{path}: line {number}: id {utt_id!r} stands on line {seen[utt_id]} already")
+        seen.setdefault(utt_id, number)
+        entries.append((number, utt_id, audio.strip(), label))
+    if problems:
+        raise InputError(join_problems(problems))
+    if not entries:
+        raise InputError(f"{path}: holds no utterance")
+    return entries
+
+
+def read_scp(path, labels=LABELS, label_map=None):
+    """Read an scp list: `utt_id path label` a line, the path may hold spaces, UTF-8, LF or CRLF.
+
+    Args:
+        path: the list.
+        labels: names of the classes in index order.
+        label_map: {name in the list: name in labels}, applied first.
+    Returns: list of Utterance in the order of the file.
+    Raises: InputError that names every bad line at once.
+    """
+    label_map = label_map or {}
+    index = {name: i for i, name in enumerate(labels)}
+    utterances, problems = [], []
+    for number, utt_id, audio, label in read_scp_lines(path):
+        name = label_map.get(label, label)
+        if name in index:
+            utterances.append(Utterance(utt_id, audio, index[name]))
+        else:
+            problems.append(f"{path}: line {number}: label {label!r} is not one of {' '.join([*labels, *label_map])}")
+    if problems:
+        raise InputError(join_problems(problems))
+    return utterances
+
+
+def read_audio(path, max_length=None, start=0.0):
+    """Read the part of a sound that is used, as 16 kHz mono.
+
+    Args:
+        path: any container with sound that libsndfile or FFmpeg (through PyAV) reads, video files too.
+        max_length: seconds to read, None for all.
+        start: seconds to skip.
+    Returns: (n,) float32.
+    Raises: InputError that names the file.
+    """
+    length = None if max_length is None else max_length + RESAMPLE_MARGIN
+    try:
+        samples, rate = _read_soundfile(path, length, start)
+    except sf.LibsndfileError:
+        try:
+            samples, rate = _read_av(path, length, start)
+        except (av.FFmpegError, OSError) as error:
+            raise InputError(f"{path}: no sound that libsndfile or FFmpeg can read: {error}") from error
+    if rate != SAMPLE_RATE:
+        samples = _resampler(rate)(torch.from_numpy(samples)).numpy()
+    return samples if max_length is None else samples[: round(max_length * SAMPLE_RATE)]
+
+
+def _read_soundfile(path, length, start):
+    with sf.SoundFile(path) as file:
+        rate = file.samplerate
+        file.seek(min(round(start * rate), file.frames))
+        samples = file.read(-1 if length is None else round(length * rate), dtype="float32", always_2d=True)
+    return samples[:, 0] if samples.shape[1] == 1 else samples.mean(1), rate
+
+
+def _read_av(path, length, start):
+    with av.open(str(path)) as container:
+        if not container.streams.audio:
+            raise InputError(f"{path}: has no sound track")
+        stream = container.streams.audio[0]
+        rate = stream.codec_context.sample_rate
+        planar = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
+        wanted = None if length is None else round(length * rate)
+        if start:
+            container.seek(int(start / stream.time_base), stream=stream)
+        chunks, n, skip = [], 0, None
+        for frame in container.decode(stream):
+            if skip is None:  # a seek lands on or before the wanted time
+                skip = max(0, round((start - float(frame.time or 0.0)) * rate)) if start else 0
+            for part in planar.resample(frame):
+                samples = part.to_ndarray().mean(0)[skip:]
+                skip = max(0, skip - part.samples)
+                chunks.append(samples)
+                n += len(samples)
+            if wanted is not None and n >= wanted:
+                break
+    samples = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
+    return samples[:wanted].astype(np.float32, copy=False), rate
+
+
+@lru_cache(maxsize=16)
+def _resampler(rate):
+    return torchaudio.transforms.Resample(rate, SAMPLE_RATE)
+
+
+def read_duration(path):
+    """Length of a sound in seconds, from its header alone. Raises: InputError that names the file."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        info = sf.info(str(path))
+        return info.frames / info.samplerate
+    except sf.LibsndfileError:
+        pass
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise InputError(f"{path}: has no sound track")
+            stream = container.streams.audio[0]
+            if stream.duration is not None:
+                return float(stream.duration * stream.time_base)
+            return (container.duration or 0) / av.time_base
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"{path}: no sound that libsndfile or FFmpeg can read: {error}") from error
+
+
+def normalize_waveform(samples):
+    """Zero mean and unit variance over the utterance, as the feature extractor of WavLM-large does it."""
+    return (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+
+
+def index_features(video_root):
+    """Find the `.npy` files of a feature folder: `<utt_id>.npy`, `<session>/<utt_id>.npy` or `session01/<utt_id>.npy`.
+
+    Returns: {utt_id: path}.
+    Raises: InputError when the folder is missing or an utterance has two files.
+    """
+    root = Path(video_root)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; --video_root is where scripts.extract_clip wrote its .npy files")
+    found, problems = {}, []
+    for path in sorted([*root.glob("*.npy"), *root.glob("*/*.npy")]):
+        if path.stem in found and not path.name.startswith("."):
+            problems.append(f"{path}: {found[path.stem]} holds features of the same utterance; keep one")
+        found[path.stem] = str(path)
+    if problems:
+        raise InputError(join_problems(problems))
+    return found
+
+
+def read_features(path, max_frames=None):
+    """Memory-map the video features of one utterance.
+
+    Args:
+        path: .npy file, (frames, dim) float32 or float16.
+        max_frames: rows to keep, None for all.
+    Returns: (frames, dim) array, mapped, not yet read.
+    Raises: InputError that names the file.
+    """
+    try:
+        features = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path}: not a .npy array: {error}") from error
+    if features.ndim != 2 or features.shape[0] == 0 or features.shape[1] == 0:
+        raise InputError(f"{path}: shape {features.shape}; (frames, dim) with at least one frame is expected")
+    if features.dtype not in (np.float32, np.float16):
+        raise InputError(f"{path}: dtype {features.dtype}; float32 or float16 is expected")
+    return features[:max_frames]
+
+
+def check_utterances(utterances, modality="av", video_root=None, max_length=6.0, max_frames=180, progress=True):
+    """Look at every file of a list before training starts: headers of sounds, values of features.
+
+    Args:
+        utterances: list of Utterance.
+        modality: `av`, `a` or `v`; the files of an unused stream are not looked at.
+        video_root: folder of the features.
+        max_length, max_frames: seconds and rows that will be used.
+    Returns: (the utterances with `features` and `duration` (seconds used) filled in, video dim or None).
+    Raises: InputError that names every bad file at once.
+    """
+    index = index_features(video_root) if "v" in modality else {}
+    problems, dims = [], {}
+
+    def check(utterance):
+        errors, duration, features, shape = [], None, None, None
+        if "a" in modality:
+            try:
+                duration = read_duration(utterance.path)
+                if duration * SAMPLE_RATE < MIN_SAMPLES:
+                    errors.append(f"{utterance.path}: {duration * 1000:.1f} ms of sound; at least 25 ms are needed")
+            except InputError as error:
+                errors.append(str(error))
+        if "v" in modality:
+            try:
+                features = index.get(utterance.utt_id)
+                if features is None:
+                    raise InputError(f"{video_root}: no features of {utterance.utt_id} ({utterance.utt_id}.npy)")
+                rows = read_features(features, max_frames)
+                shape = rows.shape
+                if not np.isfinite(rows).all():
+                    bad = int(np.argwhere(~np.isfinite(rows).all(1))[0, 0])
+                    errors.append(f"{features}: row {bad} holds NaN or infinity")
+            except InputError as error:
+                errors.append(str(error))
+        used = min(duration, max_length) if duration else (shape[0] / 30 if shape else None)
+        return replace(utterance, features=features, duration=used), shape, errors
+
+    with ThreadPoolExecutor(8) as pool:
+        bar = tqdm(pool.map(check, utterances), total=len(utterances), desc="Check", unit="utt", disable=not progress)
+        checked = []
+        for utterance, shape, errors in bar:
+            problems.extend(errors)
+            if shape:
+                dims.setdefault(shape[1], utterance.features)
+            checked.append(utterance)
+    if len(dims) > 1:
+        problems.append("; ".join(f"{path}: dim {dim}" for dim, path in dims.items()) + ": one dim is expected")
+    if problems:
+        raise InputError(join_problems(problems))
+    return checked, next(iter(dims), None)
+
+
+class FoalDataset(Dataset):
+    """Utterances as numpy arrays, cut to the used length.
+
+    Args:
+        utterances: list of Utterance out of `check_utterances`.
+        modality: `av`, `a` or `v`.
+        max_length: seconds of sound kept.
+        max_frames: feature rows kept.
+        normalize_audio: zero mean and unit variance over each utterance.
+    """
+
+    def __init__(self, utterances, modality="av", max_length=6.0, max_frames=180, normalize_audio=False):
+        self.utterances = utterances
+        self.modality = modality
+        self.max_length = max_length
+        self.max_frames = max_frames
+        self.normalize_audio = normalize_audio
+
+    def __len__(self):
+        return len(self.utterances)
+
+    def __getitem__(self, i):
+        utterance = self.utterances[i]
+        item = {"utt_id": utterance.utt_id, "label": utterance.label}
+        if "a" in self.modality:
+            samples = read_audio(utterance.path, self.max_length)
+            if len(samples) < MIN_SAMPLES:
+                raise InputError(f"{utterance.path}: decodes to {len(samples)} samples; at least 25 ms are needed")
+            item["input_values"] = normalize_waveform(samples) if self.normalize_audio else samples
+        if "v" in self.modality:
+            item["video_features"] = read_features(utterance.features, self.max_frames)
+        return item
+
+
+def pad_rows(rows):
+    """Pad arrays (n_i, ...) with zeros to the longest: (B, max n, ...) float32 and the (B, max n) bool mask."""
+    lengths = torch.tensor([len(row) for row in rows])
+    padded = torch.zeros(len(rows), int(lengths.max()), *rows[0].shape[1:])
+    for target, row in zip(padded.numpy(), rows, strict=True):
+        target[: len(row)] = row
+    return padded, torch.arange(padded.shape[1]) < lengths[:, None]
+
+
+def collate(items):
+    """Pad a list of FoalDataset items to the longest of them; see the module docstring for the keys."""
+    batch = {"utt_ids": [item["utt_id"] for item in items], "labels": torch.tensor([item["label"] for item in items])}
+    if "input_values" in items[0]:
+        batch["input_values"], batch["attention_mask"] = pad_rows([item["input_values"] for item in items])
+    if "video_features" in items[0]:
+        batch["video_features"], batch["video_mask"] = pad_rows([item["video_features"] for item in items])
+    return batch
+
+
+class BalancedBatchSampler(Sampler):
+    """Class-balanced draws with replacement, weight 1 / class count, as many as there are utterances.
+
+    The draw of an epoch is a function of (seed, epoch) alone. Global batch k is draws[k * B * N : (k + 1) * B * N] for N
+    processes of batch size B, and process r holds its r-th part, so N processes see what one process with batch B * N
+    would. The last, shorter batch is shared out evenly; it is left out if it can't give every process an utterance.
+
+    Args:
+        labels: class index of each utterance.
+        batch_size: utterances a process.
+    """
+
+    def __init__(self, labels, batch_size, seed, rank=0, world_size=1):
+        labels = np.asarray(labels)
+        weights = 1.0 / np.bincount(labels)[labels]
+        self.probabilities = weights / weights.sum()
+        self.global_batch = batch_size * world_size
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        full, rest = divmod(len(self.probabilities), self.global_batch)
+        return full + (rest >= self.world_size)
+
+    def __iter__(self):
+        n = len(self.probabilities)
+        draws = np.random.default_rng([self.seed, self.epoch]).choice(n, size=n, p=self.probabilities)
+        for k in range(len(self)):
+            batch = draws[k * self.global_batch : (k + 1) * self.global_batch]
+            yield np.array_split(batch, self.world_size)[self.rank].tolist()
+
+
+class EvaluationBatchSampler(Sampler):
+    """Every utterance once: similar lengths together (padding is wasted work), each N-th utterance to each process."""
+
+    def __init__(self, durations, batch_size, rank=0, world_size=1):
+        order = np.argsort(-np.asarray(durations), kind="stable")[rank::world_size].tolist()
+        self.batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def build_dataloaders(train, evaluation, batch_size, seed, num_workers=0, rank=0, world_size=1, **dataset_options):
+    """The loader of the training list, and one for each evaluation list.
+
+    Args:
+        train: list of Utterance out of `check_utterances`.
+        evaluation: {split name: list of Utterance}.
+        batch_size: utterances a process.
+        dataset_options: for FoalDataset.
+    Returns: (DataLoader, {split name: DataLoader}).
+    """
+
+    def build(utterances, sampler):
+        return DataLoader(
+            FoalDataset(utterances, **dataset_options),
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    labels = [utterance.label for utterance in train]
+    train_loader = build(train, BalancedBatchSampler(labels, batch_size, seed, rank, world_size))
+    return train_loader, {
+        split: build(utterances, EvaluationBatchSampler([u.duration for u in utterances], batch_size, rank, world_size))
+        for split, utterances in evaluation.items()
+    }
