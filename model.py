@@ -1,0 +1,503 @@
+"""Foal-Net: speech and video of one utterance -> emotion.
+
+    waveform -> WavLM -> (B, Ta, Da) -+- AVEL: projections, supervised contrastive loss, hard negatives
+    CLIP frames ------> (B, Tv, Dv) -+- cross attention both ways -> MEM heads, classifier
+
+Symbols in the shape comments: B utterances of this process, G of the global batch, Ta audio frames (50 Hz), Tv video
+frames, Da and Dv their widths, P fused (audio, video) pairs, H heads, C classes, E the embedding width.
+
+Sources: Li et al., "Enhancing Modal Fusion by Alignment and Label Matching for Multimodal Emotion Recognition",
+Interspeech 2024 (section numbers below); Chen et al. 2022 (WavLM); Khosla et al. 2020 (supervised contrastive loss);
+Li et al. 2021, ALBEF (hard negatives by contrastive similarity). Names in the state dict are those of the authors'
+release.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn as nn
+import torch.nn.functional as F
+from transformers import PreTrainedConfig, PreTrainedModel, WavLMConfig, WavLMModel
+from transformers.utils import ModelOutput
+
+MODALITIES = ("av", "a", "v")
+POOLINGS = ("mean", "max")
+INITIAL_TEMPERATURE = math.log(1 / 0.07)  # as released: the temperature divides
+MIN_TEMPERATURE = 1e-3
+
+
+class FoalNetConfig(PreTrainedConfig):
+    """Everything that rebuilds a FoalNet.
+
+    Args:
+        wavlm: fields of a transformers WavLMConfig (dict or WavLMConfig); not needed by a video-only model.
+        video_dim: width of the video features.
+        labels: class names in index order.
+        modality: `av`, or `a` or `v` for a one-stream model (masked mean, dropout, linear).
+        fusion_layers, fusion_heads, fusion_dropout: cross attention, section 2.3.
+        embed_dim, projection_dropout: AVEL's projections, section 2.2.
+        initial_temperature: first value of the learnt divisor of the similarities.
+        avel_weight, mem_weight: weights of the two auxiliary losses; a task of weight 0 is not computed.
+        pooling: how states become one vector over time, `mean` (paper) or `max`.
+        normalize_audio: whether waveforms were normalised in training (the data path reads it).
+    """
+
+    model_type = "foalnet"
+    sub_configs = {"wavlm": WavLMConfig}
+
+    def __init__(
+        self,
+        wavlm=None,
+        video_dim=768,
+        labels=("hap", "neu", "sad", "ang"),
+        modality="av",
+        fusion_layers=2,
+        fusion_heads=4,
+        fusion_dropout=0.1,
+        embed_dim=512,
+        projection_dropout=0.5,
+        initial_temperature=INITIAL_TEMPERATURE,
+        avel_weight=1.0,
+        mem_weight=0.1,
+        pooling="mean",
+        normalize_audio=False,
+        **kwargs,
+    ):
+        if modality not in MODALITIES:
+            raise ValueError(f"modality {modality!r} is not one of {', '.join(MODALITIES)}")
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling {pooling!r} is not one of {', '.join(POOLINGS)}")
+        self.wavlm = wavlm if wavlm is None or isinstance(wavlm, WavLMConfig) else WavLMConfig(**wavlm)
+        if self.wavlm is None and "a" in modality:
+            self.wavlm = WavLMConfig()
+        self.video_dim = video_dim
+        self.labels = list(labels)
+        self.modality = modality
+        self.fusion_layers = fusion_layers
+        self.fusion_heads = fusion_heads
+        self.fusion_dropout = fusion_dropout
+        self.embed_dim = embed_dim
+        self.projection_dropout = projection_dropout
+        self.initial_temperature = initial_temperature
+        self.avel_weight = avel_weight
+        self.mem_weight = mem_weight
+        self.pooling = pooling
+        self.normalize_audio = normalize_audio
+        names = {"id2label": dict(enumerate(self.labels)), "label2id": {n: i for i, n in enumerate(self.labels)}}
+        super().__init__(**{**kwargs, **names})
+
+
+@dataclass
+class FoalNetOutput(ModelOutput):
+    """What FoalNet.forward returns; entries that the modality, the weights or absent labels leave out are None.
+
+    logits (B, C); loss = loss_cls + avel_weight * loss_avel + mem_weight * loss_mem, all scalars over the global batch
+    (under several processes: this process's share, their mean over processes is the global loss).
+    audio_pooled (B, Da), video_pooled (B, Dv): over time, before AVEL. audio_embeds, video_embeds (B, E): after AVEL's
+    projection, L2 norm 1. fused (B, Da + Dv): input of the classifier. logits_per_audio, logits_per_video (B, G):
+    similarities over temperature. mem_logits_audio, mem_logits_video (2B, 2): first the real pairs, then the negatives, with
+    mem_targets (2B,), 1 = same emotion, and mem_mask (2B,) bool, False where a row has no negative.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    loss_cls: torch.Tensor | None = None
+    loss_avel: torch.Tensor | None = None
+    loss_mem: torch.Tensor | None = None
+    audio_pooled: torch.Tensor | None = None
+    video_pooled: torch.Tensor | None = None
+    audio_embeds: torch.Tensor | None = None
+    video_embeds: torch.Tensor | None = None
+    fused: torch.Tensor | None = None
+    logits_per_audio: torch.Tensor | None = None
+    logits_per_video: torch.Tensor | None = None
+    mem_logits_audio: torch.Tensor | None = None
+    mem_logits_video: torch.Tensor | None = None
+    mem_targets: torch.Tensor | None = None
+    mem_mask: torch.Tensor | None = None
+
+
+def is_distributed():
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+class _AllGather(torch.autograd.Function):
+    """All-gather of equal shapes; the gradient of a process's part is the sum of what all processes have for it."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()]
+
+
+class GlobalBatch:
+    """The batch of all processes as this one sees it: the gather policy of AVEL and MEM.
+
+    Contract of `gather`: rows of all processes in rank order, with gradient; backward sums over processes. So if each
+    process's loss is N times its share of the global loss (`global_mean`), then the mean that DistributedDataParallel
+    takes over processes is the gradient of the global loss. One process: everything is as it is.
+
+    Attributes:
+        rows: utterances of each process.
+        steps: longest sequence over the processes, one number a stream.
+        first: where this process's rows begin.
+    """
+
+    def __init__(self, *streams):
+        """streams: (B, T, D) tensors of the same B; B and T may differ between processes."""
+        shape = [len(streams[0]), *(stream.shape[1] for stream in streams)]
+        shapes = [shape]
+        if is_distributed():
+            device = streams[0].device
+            parts = [torch.empty(len(shape), dtype=torch.long, device=device) for _ in range(dist.get_world_size())]
+            dist.all_gather(parts, torch.tensor(shape, device=device))
+            shapes = torch.stack(parts).tolist()
+        self.rows = [rows for rows, *_ in shapes]
+        self.steps = [max(steps) for steps in list(zip(*shapes, strict=True))[1:]]
+        self.first = sum(self.rows[: dist.get_rank()]) if len(shapes) > 1 else 0
+
+    def gather(self, tensor, steps=None):
+        """(B, ...) -> (G, ...), or with `steps` (B, T, ...) -> (G, steps, ...), shorter sequences padded with zeros."""
+        if len(self.rows) == 1:
+            return tensor
+        padding = [0, 0] * tensor.dim()
+        padding[-1] = max(self.rows) - len(tensor)
+        if steps is not None:
+            padding[-3] = steps - tensor.shape[1]
+        parts = _AllGather.apply(F.pad(tensor, padding))
+        return torch.cat([part[:rows] for part, rows in zip(parts, self.rows, strict=True)])
+
+
+def global_mean(values, weights=None):
+    """This process's share of a mean over the rows of all processes (times N, see `GlobalBatch`).
+
+    Args:
+        values: (B,) float.
+        weights: (B,) 0/1 or bool, the rows that count; all by default. No row at all gives 0.
+    """
+    weights = torch.ones_like(values) if weights is None else weights.to(values.dtype)
+    total = weights.sum()
+    share = 1
+    if is_distributed():
+        share = dist.get_world_size()
+        dist.all_reduce(total)
+    return share * (values * weights).sum() / total.clamp(min=1)
+
+
+def masked_mean(states, mask):
+    """Mean over the valid steps of each sequence.
+
+    Args:
+        states: (B, T, D) float.
+        mask: (B, T) bool, True where valid; every row has at least one True.
+    Returns: (B, D), the dtype of states.
+    """
+    weights = mask.to(states.dtype) / mask.sum(1, keepdim=True)
+    return torch.einsum("btd,bt->bd", states, weights.to(states.dtype))
+
+
+def masked_max(states, mask):
+    """Maximum over the valid steps of each sequence; shapes as in `masked_mean`."""
+    return states.masked_fill(~mask[..., None], -torch.inf).amax(1)
+
+
+class Projection(nn.Module):
+    """AVEL's projection of one stream, (B, D) -> (B, E); section 2.2."""
+
+    def __init__(self, width, embed_dim, dropout):
+        super().__init__()
+        self.linear1 = nn.Linear(width, embed_dim, bias=False)
+        self.linear2 = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.layer_norm = nn.LayerNorm(embed_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, pooled):
+        first = self.linear1(pooled)
+        second = self.dropout(self.linear2(F.gelu(first)))
+        return self.layer_norm(first + second)
+
+
+class CrossAttention(nn.Module):
+    """One fusion layer: a stream asks, the raw other stream answers; no feed-forward part. Section 2.3.
+
+    The residual is the projected query. With row indices a layer fuses P pairs out of fewer sequences, and each
+    sequence is projected once, however many pairs it stands in.
+    """
+
+    def __init__(self, width, other_width, heads, dropout):
+        super().__init__()
+        self.heads = heads
+        self.w_q = nn.Linear(width, width)
+        self.w_k = nn.Linear(other_width, width)
+        self.w_v = nn.Linear(other_width, width)
+        self.w_concat = nn.Linear(width, width)
+        self.ln = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states, other, other_mask, rows=None, other_rows=None):
+        """
+        Args:
+            states: (B, T, D) the stream's own state.
+            other: (B', T', D') the other stream, other_mask (B', T') bool.
+            rows, other_rows: (P,) int, the sequences of each pair; None: pair i is (i, i).
+        Returns: (P, T, D).
+        """
+        q = _take(self.w_q(states), rows)  # (P, T, D)
+        k = _take(self.w_k(other), other_rows)  # (P, T', D)
+        v = _take(self.w_v(other), other_rows)
+        mask = _take(other_mask, other_rows)[:, None, None, :]  # (P, 1, 1, T')
+        heads = [x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v)]  # (P, H, T, D / H)
+        attended = F.scaled_dot_product_attention(*heads, attn_mask=mask)
+        output = self.dropout(self.w_concat(attended.transpose(1, 2).flatten(2)))
+        return self.ln(output + q)
+
+
+def _take(tensor, rows):
+    return tensor if rows is None else tensor[rows]
+
+
+def avel_losses(similarities, labels, all_labels):
+    """AVEL's loss of each row: minus the sum of log softmax over the row's positives (same emotion). Section 2.2.
+
+    Args:
+        similarities: (B, G) float32, over temperature.
+        labels: (B,) of the rows, all_labels: (G,) of the columns.
+    Returns: (B,).
+    """
+    positives = labels[:, None] == all_labels[None, :]
+    return -(F.log_softmax(similarities, dim=-1) * positives).sum(-1)
+
+
+def sample_hard_negatives(similarities, labels, all_labels, gumbel):
+    """For each row one column of another emotion, drawn from the softmax of its similarities over those; no gradient.
+
+    The draw is an argmax of similarity + Gumbel noise, which is a draw from the softmax without any device sync.
+
+    Args:
+        similarities: (B, G), over temperature.
+        labels: (B,) of the rows, all_labels: (G,) of the columns.
+        gumbel: (B, G) standard Gumbel noise.
+    Returns: (B,) int64 columns; without meaning for a row that has no column of another emotion.
+    """
+    others = labels[:, None] != all_labels[None, :]
+    return (similarities.detach() + gumbel).masked_fill(~others, -torch.inf).argmax(-1)
+
+
+def draw_gumbel(size, device, generator=None):
+    """Standard Gumbel noise, (size, size) float32."""
+    return -torch.empty(size, size, device=device).exponential_(generator=generator).log()
+
+
+class FoalNet(PreTrainedModel):
+    """Audio-video emotion recognition with alignment (AVEL) and label matching (MEM)."""
+
+    config_class = FoalNetConfig
+    main_input_name = "input_values"
+    supports_gradient_checkpointing = True
+
+    def __init__(self, config):
+        super().__init__(config)
+        width, n_classes = 0, len(config.labels)
+        final_dropout = config.wavlm.final_dropout if config.wavlm is not None else 0.1
+        self.pool = {"mean": masked_mean, "max": masked_max}[config.pooling]
+        self.dropout = nn.Dropout(final_dropout)
+        if "a" in config.modality:
+            self.wavlm = WavLMModel(config.wavlm)
+            width += config.wavlm.hidden_size
+        if "v" in config.modality:
+            width += config.video_dim
+        if config.modality == "av":
+            self._build_fusion(config, config.wavlm.hidden_size, config.video_dim)
+        self.cls_head = nn.Linear(width, n_classes)
+        self.post_init()
+        self._freeze_unused()
+
+    def _build_fusion(self, config, audio_dim, video_dim):
+        for name in ("audio", "video"):
+            width = {"audio": audio_dim, "video": video_dim}[name]
+            if width % config.fusion_heads:
+                raise ValueError(f"{name} width {width} is not a multiple of fusion_heads {config.fusion_heads}")
+        fusion = (config.fusion_heads, config.fusion_dropout)
+        self.a2v = nn.ModuleList(CrossAttention(audio_dim, video_dim, *fusion) for _ in range(config.fusion_layers))
+        self.v2a = nn.ModuleList(CrossAttention(video_dim, audio_dim, *fusion) for _ in range(config.fusion_layers))
+        self.audio_project = Projection(audio_dim, config.embed_dim, config.projection_dropout)
+        self.video_project = Projection(video_dim, config.embed_dim, config.projection_dropout)
+        self.a2v_head = nn.Linear(audio_dim, 2)
+        self.v2a_head = nn.Linear(video_dim, 2)
+        self.temp = nn.Parameter(torch.tensor(float(config.initial_temperature)))
+
+    def _init_weights(self, module):
+        """torch's own initialisation, as in the release; WavLM initialises itself."""
+        if isinstance(module, (nn.Linear, nn.LayerNorm)):
+            module.reset_parameters()
+        elif isinstance(module, FoalNet) and hasattr(module, "temp"):
+            nn.init.constant_(module.temp, self.config.initial_temperature)
+
+    def _freeze_unused(self):
+        """Take parameters that get no gradient out of training, so that distributed training need not look for them."""
+        config, unused = self.config, []
+        if "a" in config.modality:
+            self.wavlm.freeze_feature_encoder()
+            masks = config.wavlm.apply_spec_augment and config.wavlm.mask_time_prob > 0
+            if not masks and hasattr(self.wavlm, "masked_spec_embed"):
+                unused.append(self.wavlm.masked_spec_embed)
+        if config.modality == "av" and not config.avel_weight:
+            unused += [*self.audio_project.parameters(), *self.video_project.parameters(), self.temp]
+        if config.modality == "av" and not config.mem_weight:
+            unused += [*self.a2v_head.parameters(), *self.v2a_head.parameters()]
+        for parameter in unused:
+            parameter.requires_grad_(False)
+
+    @classmethod
+    def from_wavlm(cls, audio_model, **config):
+        """Start from pretrained WavLM weights.
+
+        Args:
+            audio_model: folder or hub id of a WavLM checkpoint, for example microsoft/wavlm-large.
+            config: further fields of FoalNetConfig.
+        """
+        wavlm = WavLMModel.from_pretrained(audio_model)
+        model = cls(FoalNetConfig(wavlm=wavlm.config, **config))
+        model.wavlm.load_state_dict(wavlm.state_dict())
+        return model
+
+    def forward(
+        self,
+        input_values=None,
+        attention_mask=None,
+        video_features=None,
+        video_mask=None,
+        labels=None,
+        generator=None,
+        **kwargs,
+    ):
+        """
+        Args:
+            input_values: (B, Na) float, 16 kHz waveform; attention_mask: (B, Na), 1 where valid, None = all.
+            video_features: (B, Tv, Dv) float; video_mask: (B, Tv), 1 where valid, None = all.
+            labels: (B,) int64; None predicts: no loss, and only the real pairs are fused.
+            generator: torch.Generator of the hard negative draws, in the same state on every process; None uses the
+                default one.
+        Returns: FoalNetOutput.
+        """
+        streams = {}
+        if "a" in self.config.modality:
+            streams["audio"] = self.encode_audio(input_values, attention_mask)
+        if "v" in self.config.modality:
+            streams["video"] = self.encode_video(video_features, video_mask)
+        output = FoalNetOutput(**{f"{name}_pooled": self.pool(*stream) for name, stream in streams.items()})
+        if self.config.modality == "av":
+            self._align_and_fuse(streams["audio"], streams["video"], labels, generator, output)
+        else:
+            output.fused = output.audio_pooled if "audio" in streams else output.video_pooled
+        output.logits = self.cls_head(self.dropout(output.fused))
+        if labels is not None:
+            self._add_losses(labels, output)
+        return output
+
+    def encode_audio(self, input_values, attention_mask=None):
+        """WavLM's last hidden state after dropout, (B, Ta, Da), padded frames 0, and its mask (B, Ta) bool."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_values)
+        attention_mask = attention_mask.long()
+        frames = self.wavlm._get_feat_extract_output_lengths(input_values.shape[1])
+        mask = self.wavlm._get_feature_vector_attention_mask(frames, attention_mask)
+        config, spans = self.config.wavlm, None
+        if self.training and config.apply_spec_augment and frames < config.mask_time_length:
+            spans = torch.zeros_like(mask)  # one SpecAugment span is longer than the whole batch
+        states = self.wavlm(input_values, attention_mask, mask_time_indices=spans).last_hidden_state
+        return self.dropout(states) * mask[..., None].to(states.dtype), mask
+
+    def encode_video(self, video_features, video_mask=None):
+        """The frozen features after dropout, (B, Tv, Dv), padded frames 0, and their mask (B, Tv) bool."""
+        if video_mask is None:
+            video_mask = torch.ones(video_features.shape[:2], device=video_features.device)
+        features = video_features.to(self.cls_head.weight.dtype)
+        return self.dropout(features) * video_mask[..., None].to(features.dtype), video_mask.bool()
+
+    def _align_and_fuse(self, audio, video, labels, generator, output):
+        """The two-stream part: AVEL, negatives, fusion, MEM. audio and video are (states, mask)."""
+        output.audio_embeds = F.normalize(self.audio_project(output.audio_pooled).float(), dim=-1)
+        output.video_embeds = F.normalize(self.video_project(output.video_pooled).float(), dim=-1)
+        config = self.config
+        if labels is not None and (config.avel_weight or config.mem_weight):
+            batch = GlobalBatch(audio[0], video[0])
+            all_labels = batch.gather(labels)
+            self._align(labels, all_labels, batch, output)
+        if labels is None or not config.mem_weight:
+            output.fused = torch.cat([self.fuse(self.a2v, *audio, *video), self.fuse(self.v2a, *video, *audio)], -1)
+            return
+        local = slice(batch.first, batch.first + len(labels))
+        noise = [draw_gumbel(len(all_labels), labels.device, generator)[local] for _ in ("audio", "video")]
+        negative_video = sample_hard_negatives(output.logits_per_audio, labels, all_labels, noise[0])
+        negative_audio = sample_hard_negatives(output.logits_per_video, labels, all_labels, noise[1])
+        all_audio, all_video = (
+            [batch.gather(tensor, steps) for tensor in stream]
+            for stream, steps in zip((audio, video), batch.steps, strict=True)
+        )
+        audio_out = self.fuse(self.a2v, *audio, *all_video, negative_video, batch.first)
+        video_out = self.fuse(self.v2a, *video, *all_audio, negative_audio, batch.first)
+        self._match(audio_out, video_out, labels, all_labels, output)
+        output.fused = torch.cat([audio_out[: len(labels)], video_out[: len(labels)]], -1)
+
+    def fuse(self, layers, states, mask, other, other_mask, negatives=None, first=0):
+        """Cross attention of one stream over the other, pooled over time.
+
+        Args:
+            layers: self.a2v or self.v2a.
+            states, mask: (B, T, D) and (B, T) of the stream; other, other_mask: of the other one.
+            negatives: (B,) int64 rows of `other` that make a second, negative pair with each row; `other` then holds
+                the global batch and `first` says where the rows' own partners begin.
+        Returns: (B, D), or (2B, D) with negatives: first the real pairs.
+        """
+        rows = other_rows = None
+        if negatives is not None:
+            rows = torch.arange(len(states), device=states.device)
+            other_rows = torch.cat([rows + first, negatives])
+            rows = rows.repeat(2)
+            mask = mask[rows]
+        for layer in layers:
+            states = layer(states, other, other_mask, rows, other_rows)
+            rows = None  # from here on the states are those of the pairs
+        return self.pool(states, mask)
+
+    def _align(self, labels, all_labels, batch, output):
+        """Similarities against the global batch, and AVEL's loss."""
+        with torch.no_grad():
+            self.temp.clamp_(min=MIN_TEMPERATURE)
+        all_audio, all_video = batch.gather(output.audio_embeds), batch.gather(output.video_embeds)
+        with torch.autocast(labels.device.type, enabled=False):
+            output.logits_per_audio = output.audio_embeds @ all_video.T / self.temp
+            output.logits_per_video = output.video_embeds @ all_audio.T / self.temp
+        if self.config.avel_weight:
+            losses = [avel_losses(s, labels, all_labels) for s in (output.logits_per_audio, output.logits_per_video)]
+            output.loss_avel = global_mean(sum(losses) / 2)
+
+    def _match(self, audio_out, video_out, labels, all_labels, output):
+        """MEM's loss on the fused pairs, first the real ones, then the negatives."""
+        has_negative = (labels[:, None] != all_labels).any(-1)
+        output.mem_mask = has_negative.repeat(2)
+        output.mem_targets = torch.cat([torch.ones_like(labels), torch.zeros_like(labels)])
+        output.mem_logits_audio, output.mem_logits_video = self.a2v_head(audio_out), self.v2a_head(video_out)
+        losses = [
+            F.cross_entropy(logits.float(), output.mem_targets, reduction="none")
+            for logits in (output.mem_logits_audio, output.mem_logits_video)
+        ]
+        output.loss_mem = global_mean(sum(losses) / 2, output.mem_mask)
+
+    def _add_losses(self, labels, output):
+        output.loss_cls = global_mean(F.cross_entropy(output.logits.float(), labels, reduction="none"))
+        output.loss = output.loss_cls
+        if output.loss_avel is not None:
+            output.loss = output.loss + self.config.avel_weight * output.loss_avel
+        if output.loss_mem is not None:
+            output.loss = output.loss + self.config.mem_weight * output.loss_mem
