@@ -9,10 +9,11 @@ Every batch is a dict with the keys
     video_mask      (B, Tv) bool       True where a row is a video frame
     labels          (B,) int64
     utt_ids         list of B str
-(without the keys of the stream that a one-stream model does not use). Everything that can be wrong with a file is found by
-`check_utterances` before training starts.
+(without the keys of the stream that a one-stream model does not use). Everything that can be wrong with a file is found
+by `check_utterances` before training starts.
 """
 
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -31,6 +32,7 @@ from errors import InputError, join_problems
 SAMPLE_RATE = 16000  # Hz, what WavLM was trained on
 MIN_SAMPLES = 400  # 25 ms, the receptive field of one WavLM frame
 RESAMPLE_MARGIN = 0.05  # seconds read past the cut, so that the resampling filter never sees it
+PREROLL = 1.0  # seconds decoded ahead of a cut: the first frames after a seek in a compressed stream are not whole
 LABELS = ("hap", "neu", "sad", "ang")  # the released order
 
 
@@ -152,7 +154,7 @@ def _read_av(path, length, start):
         planar = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
         wanted = None if length is None else round(length * rate)
         if start:
-            container.seek(int(start / stream.time_base), stream=stream)
+            container.seek(int(max(0.0, start - PREROLL) / stream.time_base), stream=stream)
         chunks, n, skip = [], 0, None
         for frame in container.decode(stream):
             if skip is None:  # a seek lands on or before the wanted time
@@ -347,9 +349,9 @@ def collate(items):
 class BalancedBatchSampler(Sampler):
     """Class-balanced draws with replacement, weight 1 / class count, as many as there are utterances.
 
-    The draw of an epoch is a function of (seed, epoch) alone. Global batch k is draws[k * B * N : (k + 1) * B * N] for N
-    processes of batch size B, and process r holds its r-th part, so N processes see what one process with batch B * N
-    would. The last, shorter batch is shared out evenly; it is left out if it can't give every process an utterance.
+    The draw of an epoch is a function of (seed, epoch) alone. Global batch k is draws[k * B * N : (k + 1) * B * N] for
+    N processes of batch size B, and process r holds its r-th part, so N processes see what one process with batch
+    B * N would. The last, shorter batch is shared out evenly; it is left out if it can't give every process one.
 
     Args:
         labels: class index of each utterance.
@@ -367,9 +369,14 @@ class BalancedBatchSampler(Sampler):
     def set_epoch(self, epoch):
         self.epoch = epoch
 
-    def __len__(self):
+    @property
+    def global_sizes(self):
+        """Utterances over all processes of each batch."""
         full, rest = divmod(len(self.probabilities), self.global_batch)
-        return full + (rest >= self.world_size)
+        return [self.global_batch] * full + [rest] * (rest >= self.world_size)
+
+    def __len__(self):
+        return len(self.global_sizes)
 
     def __iter__(self):
         n = len(self.probabilities)
@@ -393,6 +400,11 @@ class EvaluationBatchSampler(Sampler):
         return iter(self.batches)
 
 
+def _ignore_interrupt(worker):
+    """Ctrl-C is for the training process; it ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def build_dataloaders(train, evaluation, batch_size, seed, num_workers=0, rank=0, world_size=1, **dataset_options):
     """The loader of the training list, and one for each evaluation list.
 
@@ -409,8 +421,10 @@ def build_dataloaders(train, evaluation, batch_size, seed, num_workers=0, rank=0
             FoalDataset(utterances, **dataset_options),
             batch_sampler=sampler,
             collate_fn=collate,
+            worker_init_fn=_ignore_interrupt,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
+            generator=torch.Generator(),  # workers draw their seeds here and leave the global generator alone
             pin_memory=torch.cuda.is_available(),
         )
 

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import sys
 
 logger = logging.getLogger("foalnet")
@@ -28,8 +29,9 @@ def command(main):
         try:
             return main(*args, **kwargs)
         except InputError as error:
-            for line in str(error).splitlines():
-                print(f"error: {line}", file=sys.stderr)
+            if os.environ.get("RANK", "0") == "0":  # every process of a launch meets the same error
+                for line in str(error).splitlines():
+                    print(f"error: {line}", file=sys.stderr)
             raise SystemExit(2) from error
 
     return run

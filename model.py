@@ -97,8 +97,8 @@ class FoalNetOutput(ModelOutput):
     (under several processes: this process's share, their mean over processes is the global loss).
     audio_pooled (B, Da), video_pooled (B, Dv): over time, before AVEL. audio_embeds, video_embeds (B, E): after AVEL's
     projection, L2 norm 1. fused (B, Da + Dv): input of the classifier. logits_per_audio, logits_per_video (B, G):
-    similarities over temperature. mem_logits_audio, mem_logits_video (2B, 2): first the real pairs, then the negatives, with
-    mem_targets (2B,), 1 = same emotion, and mem_mask (2B,) bool, False where a row has no negative.
+    similarities over temperature. mem_logits_audio, mem_logits_video (2B, 2): first the real pairs, then the negatives,
+    with mem_targets (2B,), 1 = same emotion, and mem_mask (2B,) bool, False where a row has no negative.
     """
 
     loss: torch.Tensor | None = None

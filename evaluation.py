@@ -1,0 +1,83 @@
+"""What a trained FoalNet says of a list: predictions, embeddings, and their summary."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from metrics import count_confusion, summarize_confusion
+
+EMBEDDINGS = ("audio_pooled", "video_pooled", "audio_embeds", "video_embeds", "fused")
+MODEL_INPUTS = ("input_values", "attention_mask", "video_features", "video_mask", "labels")
+
+
+def move_inputs(batch, device):
+    """The entries of a batch that FoalNet.forward takes, on the device."""
+    return {key: batch[key].to(device, non_blocking=True) for key in MODEL_INPUTS if key in batch}
+
+
+@dataclass
+class Evaluation:
+    """What a model says of a list, in the order of the list; numpy arrays."""
+
+    utt_ids: list
+    labels: np.ndarray  # (n,) int
+    logits: np.ndarray  # (n, C) float32
+    embeddings: dict  # {name of EMBEDDINGS: (n, D) float32}
+
+    @property
+    def probabilities(self):
+        return torch.from_numpy(self.logits).softmax(-1).numpy()
+
+    def summarize(self, names):
+        """WA, UA and the rest of `summarize_confusion`, the cross entropy, and the mean similarities of pairs."""
+        confusion = count_confusion(self.labels, self.logits.argmax(1), len(names))
+        loss = F.cross_entropy(torch.from_numpy(self.logits), torch.from_numpy(self.labels)).item()
+        return {**summarize_confusion(confusion, names), "loss": loss, **self.compare_streams()}
+
+    def compare_streams(self):
+        """Mean cosine of (audio, video) pairs of the same and of different emotions, over all pairs of the list."""
+        if "audio_embeds" not in self.embeddings:
+            return {}
+        classes = np.unique(self.labels)
+        audio, video = (
+            np.stack([self.embeddings[name][self.labels == c].sum(0, dtype=np.float64) for c in classes])
+            for name in ("audio_embeds", "video_embeds")
+        )
+        sums, counts = audio @ video.T, np.outer(*[np.unique(self.labels, return_counts=True)[1]] * 2)
+        other = counts.sum() - counts.trace()
+        return {
+            "similarity_same": float(sums.trace() / counts.trace()),
+            "similarity_other": float((sums.sum() - sums.trace()) / other) if other else None,
+        }
+
+
+@torch.no_grad()
+def evaluate(accelerator, model, loader, keep=("audio_embeds", "video_embeds")):
+    """Predict a list without looking at its labels; each utterance once, over all processes.
+
+    Args:
+        model: FoalNet, not wrapped for distributed training.
+        loader: of `build_dataloaders`.
+        keep: names of EMBEDDINGS to collect.
+    Returns: Evaluation.
+    """
+    model.eval()
+    rows = []
+    for batch in tqdm(loader, desc="Evaluate", leave=False, disable=not accelerator.is_local_main_process):
+        inputs = move_inputs(batch, accelerator.device)
+        labels = inputs.pop("labels")
+        with accelerator.autocast():
+            output = model(**inputs)
+        arrays = {name: output[name].float().cpu().numpy() for name in ("logits", *keep) if output[name] is not None}
+        arrays["labels"] = labels.cpu().numpy()
+        rows.append({"utt_ids": batch["utt_ids"], **arrays})
+    rows = gather_object(rows)
+    order = {utterance.utt_id: i for i, utterance in enumerate(loader.dataset.utterances)}
+    utt_ids = [utt_id for row in rows for utt_id in row["utt_ids"]]
+    places = np.argsort([order[utt_id] for utt_id in utt_ids])
+    arrays = {name: np.concatenate([row[name] for row in rows])[places] for name in rows[0] if name != "utt_ids"}
+    return Evaluation([utt_ids[i] for i in places], arrays.pop("labels"), arrays.pop("logits"), arrays)

@@ -1,0 +1,524 @@
+"""Train and evaluate Foal-Net.
+
+    accelerate launch train.py --train_src=session1_train.scp --test_src=session1_valid.scp \
+        --video_root=data/features --audio_model=microsoft/wavlm-large --save_root=runs/session1
+
+Only --valid_src or only --test_src: the paper's protocol, the best epoch is chosen on the list that is reported.
+Both: the strict protocol, chosen on --valid_src, reported on --test_src. After an interruption the same command with
+--resume goes on after the last whole epoch. `--help` shows every flag; README.md says what --save_root holds.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from plots import plot_confusion, plot_curves
+from tqdm import tqdm
+
+from dataloader import LABELS, build_dataloaders, check_utterances, parse_label_map, read_scp, read_scp_lines
+from errors import InputError, command
+from evaluation import EMBEDDINGS, evaluate, move_inputs
+from model import INITIAL_TEMPERATURE, MODALITIES, POOLINGS, FoalNet, FoalNetConfig
+from optims import SCHEDULERS, build_optimizer, build_scheduler
+from records import (
+    describe_environment,
+    find_folder,
+    read_json,
+    replace_folder,
+    write_json,
+    write_predictions,
+    write_text,
+)
+
+logger = logging.getLogger("foalnet.train")
+DEBUG_UTTERANCES = 32
+RESULT_FLAGS = "epochs seed modality labels avel_weight mem_weight train_src valid_src test_src".split()
+FREE_ON_RESUME = ("resume", "num_workers", "report_to", "save_root")  # flags that leave the mathematics alone
+
+
+def parse_bool(text):
+    if text.lower() in ("true", "yes", "1", "on"):
+        return True
+    if text.lower() in ("false", "no", "0", "off"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is not a boolean: True or False")
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    boolean = {"type": parse_bool, "nargs": "?", "const": True}
+
+    data = parser.add_argument_group("data")
+    data.add_argument("--train_src", required=True, help="scp list to train on")
+    data.add_argument("--valid_src", help="scp list that chooses the epoch")
+    data.add_argument("--test_src", help="scp list that is reported; without --valid_src it chooses the epoch too")
+    data.add_argument("--video_root", default="data/features", help="folder of <utt_id>.npy video features")
+    data.add_argument("--labels", nargs="+", help=f"class names in index order (default: {' '.join(LABELS)})")
+    data.add_argument("--label_map", default="", help="names to merge first, for example exc=hap,fru=ang")
+    data.add_argument(
+        "--n_classes",
+        type=int,
+        help="number of classes; without --labels and other than 4, the classes "
+        "are the sorted names found in --train_src",
+    )
+    data.add_argument("--max_length", type=float, default=6.0, help="seconds of sound used of each utterance")
+    data.add_argument("--max_frames", type=int, default=180, help="video frames used of each utterance")
+    data.add_argument(
+        "--normalize_audio",
+        default=False,
+        **boolean,
+        help="zero mean and unit variance for each waveform; the release feeds it as it is",
+    )
+    data.add_argument("--num_workers", type=int, default=4, help="data loading processes a training process")
+
+    model = parser.add_argument_group("model")
+    model.add_argument("--audio_model", default="microsoft/wavlm-large", help="WavLM checkpoint, folder or hub id")
+    model.add_argument("--modality", default="av", choices=MODALITIES, help="audio and video, audio only, video only")
+    model.add_argument("--pooling_model", default="mean", choices=POOLINGS, help="pooling of states over time")
+    model.add_argument("--dropout", type=float, default=0.1, help="dropout of the cross attention")
+
+    losses = parser.add_argument_group("losses")
+    losses.add_argument("--avel_weight", type=float, default=1.0, help="weight of AVEL; 0 does not compute it")
+    losses.add_argument("--mem_weight", type=float, default=0.1, help="weight of MEM; 0 does not compute it")
+    losses.add_argument(
+        "--temperature",
+        type=float,
+        default=INITIAL_TEMPERATURE,
+        help="first value of the learnt divisor of AVEL's similarities",
+    )
+
+    optimisation = parser.add_argument_group("optimisation")
+    optimisation.add_argument("--lr", type=float, default=1e-4, help="peak learning rate of AdamW")
+    optimisation.add_argument("--encoder_lr", type=float, help="peak learning rate of WavLM (default: --lr)")
+    optimisation.add_argument("--l2", type=float, default=0.01, help="weight decay of AdamW")
+    optimisation.add_argument("--decay_all", default=True, **boolean, help="False: no decay of biases and norms")
+    optimisation.add_argument("--batch_size", type=int, default=16, help="utterances a process and forward pass")
+    optimisation.add_argument(
+        "--gradient_accumulation_steps",
+        type=int,
+        default=1,
+        help="forward passes an optimizer step; AVEL and MEM see one pass at a time",
+    )
+    optimisation.add_argument("--epochs", type=int, default=40, help="passes of as many draws as utterances")
+    optimisation.add_argument("--scheduler", default="cosine", choices=SCHEDULERS, help="none is what the release did")
+    optimisation.add_argument("--warmup_ratio", type=float, default=0.1, help="share of the steps that warm up")
+    optimisation.add_argument("--max_grad_norm", type=float, default=0.0, help="clip gradients to this norm; 0 = no")
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--save_root", default="runs/foalnet", help="folder of everything the run writes")
+    run.add_argument("--seed", type=int, default=1234, help="seed of initialisation, draws and dropout")
+    run.add_argument(
+        "--mixed_precision",
+        choices=("no", "fp16", "bf16"),
+        help="precision of matrix products (default: what accelerate launch says, else no)",
+    )
+    run.add_argument("--fp16", default=False, **boolean, help="the release's name for --mixed_precision fp16")
+    run.add_argument("--resume", default=False, **boolean, help="go on after the last whole epoch in --save_root")
+    run.add_argument("--report_to", default="none", choices=("none", "tensorboard", "wandb"), help="live tracker")
+    run.add_argument("--debug", default=False, **boolean, help="quick pass: 2 epochs on 32 utterances of each list")
+    return parser
+
+
+def parse_args(argv=None):
+    """Parse and check the command line. Raises: InputError for values that argparse can't judge."""
+    args = build_parser().parse_args(argv)
+    if not args.valid_src and not args.test_src:
+        raise InputError("--valid_src, --test_src: give one (paper protocol) or both (strict protocol)")
+    for name in (
+        "max_length",
+        "max_frames",
+        "batch_size",
+        "epochs",
+        "gradient_accumulation_steps",
+        "lr",
+        "temperature",
+    ):
+        if getattr(args, name) <= 0:
+            raise InputError(f"--{name} {getattr(args, name)}: must be greater than 0")
+    for name in ("avel_weight", "mem_weight", "l2", "max_grad_norm", "num_workers", "seed"):
+        if getattr(args, name) < 0:
+            raise InputError(f"--{name} {getattr(args, name)}: must not be negative")
+    for name in ("dropout", "warmup_ratio"):
+        if not 0 <= getattr(args, name) < 1:
+            raise InputError(f"--{name} {getattr(args, name)}: must be at least 0 and less than 1")
+    if args.fp16 and args.mixed_precision not in (None, "fp16"):
+        raise InputError(f"--fp16 True and --mixed_precision {args.mixed_precision} contradict each other")
+    if args.fp16:
+        args.mixed_precision = "fp16"
+    args.label_map = parse_label_map(args.label_map)
+    args.labels = choose_labels(args)
+    if args.debug:
+        args.epochs = min(args.epochs, 2)
+    return args
+
+
+def choose_labels(args):
+    """The class names: --labels, else the released four, else (--n_classes says so) those of the training list."""
+    if args.labels:
+        labels = [name for part in args.labels for name in part.split(",") if name]
+    elif args.n_classes in (None, len(LABELS)):
+        labels = list(LABELS)
+    else:
+        labels = sorted({args.label_map.get(label, label) for *_, label in read_scp_lines(args.train_src)})
+    if len(set(labels)) != len(labels) or len(labels) < 2:
+        raise InputError(f"--labels {' '.join(labels)}: at least two different names are needed")
+    if args.n_classes not in (None, len(labels)):
+        raise InputError(f"--n_classes {args.n_classes}: there are {len(labels)} labels: {' '.join(labels)}")
+    return labels
+
+
+@dataclass
+class Progress:
+    """How far a run is; saved with the weights in last/."""
+
+    epoch: int = 0  # finished
+    forward_passes: int = 0  # so far, the seed of the next hard negatives
+    best_epoch: int = 0
+    best_ua: float = -1.0
+    history: list = field(default_factory=list)  # the lines of metrics.jsonl
+
+    def state_dict(self):
+        return dict(self.__dict__)
+
+    def load_state_dict(self, state):
+        self.__dict__.update(state)
+
+
+@dataclass
+class Run:
+    """The parts that the loops share."""
+
+    args: argparse.Namespace
+    accelerator: Accelerator
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    train_loader: torch.utils.data.DataLoader
+    evaluation_loaders: dict  # {"valid": chooses the epoch, "test": reported, in the strict protocol}
+    generator: torch.Generator  # of the hard negatives, the same draws in every process
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def save_root(self):
+        return Path(self.args.save_root)
+
+    @property
+    def protocol(self):
+        return "strict" if self.args.valid_src and self.args.test_src else "paper"
+
+    @property
+    def reported(self):
+        return "test" if self.protocol == "strict" else "valid"
+
+
+def evaluation_lists(args):
+    """{split: scp list}: `valid` chooses the epoch; `test` is there in the strict protocol alone."""
+    if args.valid_src and args.test_src:
+        return {"valid": args.valid_src, "test": args.test_src}
+    return {"valid": args.valid_src or args.test_src}
+
+
+def load_lists(args, progress=True):
+    """Read and check every list. Returns: {split: list of Utterance}, video dim."""
+    lists = {"train": args.train_src, **evaluation_lists(args)}
+    splits = {split: read_scp(path, args.labels, args.label_map) for split, path in lists.items()}
+    if args.debug:
+        for split, utterances in splits.items():
+            keep = np.linspace(0, len(utterances) - 1, min(DEBUG_UTTERANCES, len(utterances))).astype(int)
+            splits[split] = [utterances[i] for i in keep]
+    everything, video_dim = check_utterances(
+        [utterance for utterances in splits.values() for utterance in utterances],
+        args.modality,
+        args.video_root,
+        args.max_length,
+        args.max_frames,
+        progress,
+    )
+    checked = iter(everything)
+    return {split: [next(checked) for _ in utterances] for split, utterances in splits.items()}, video_dim
+
+
+def build_model(args, video_dim):
+    """A FoalNet on pretrained WavLM weights (video only: no WavLM)."""
+    config = {
+        "labels": args.labels,
+        "modality": args.modality,
+        "fusion_dropout": args.dropout,
+        "initial_temperature": args.temperature,
+        "avel_weight": args.avel_weight,
+        "mem_weight": args.mem_weight,
+        "pooling": args.pooling_model,
+        "normalize_audio": args.normalize_audio,
+    }
+    if video_dim is not None:
+        config["video_dim"] = video_dim
+    try:
+        if args.modality == "v":
+            return FoalNet(FoalNetConfig(**config))
+        return FoalNet.from_wavlm(args.audio_model, **config)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--audio_model {args.audio_model}: {str(error).splitlines()[0]}") from error
+
+
+def build_run(args):
+    """Everything that a training needs, in the order data, model, optimizer."""
+    try:
+        accelerator = Accelerator(
+            mixed_precision=args.mixed_precision,
+            log_with=None if args.report_to == "none" else args.report_to,
+            project_dir=args.save_root,
+        )
+    except ValueError as error:
+        raise InputError(f"--mixed_precision, --report_to: {error}") from error
+    configure_logging(accelerator)
+    splits, video_dim = load_lists(args, accelerator.is_local_main_process)
+    set_seed(args.seed)
+    model = build_model(args, video_dim)
+    train_loader, evaluation_loaders = build_dataloaders(
+        splits.pop("train"),
+        splits,
+        args.batch_size,
+        args.seed,
+        args.num_workers,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        modality=args.modality,
+        max_length=args.max_length,
+        max_frames=args.max_frames,
+        normalize_audio=args.normalize_audio,
+    )
+    if not len(train_loader):
+        raise InputError(f"--train_src {args.train_src}: fewer utterances than processes")
+    optimizer = build_optimizer(model, args.lr, args.l2, args.encoder_lr, args.decay_all)
+    steps = args.epochs * -(-len(train_loader) // args.gradient_accumulation_steps)
+    scheduler = build_scheduler(args.scheduler, optimizer, steps, args.warmup_ratio)
+    layerdrop = "a" in args.modality and model.config.wavlm.layerdrop > 0
+    accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=layerdrop)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    generator = torch.Generator(accelerator.device)
+    run = Run(args, accelerator, model, optimizer, scheduler, train_loader, evaluation_loaders, generator)
+    accelerator.register_for_checkpointing(scheduler, run.progress)
+    set_seed(args.seed, device_specific=True)  # dropout differs between processes
+    return run
+
+
+def configure_logging(accelerator):
+    """Lines of the main process to stdout; quiet libraries."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    parent = logging.getLogger("foalnet")
+    parent.handlers = [logging.StreamHandler(sys.stdout)]
+    parent.propagate = False
+    parent.setLevel(logging.INFO if accelerator.is_main_process else logging.ERROR)
+
+
+def train_step(run, batches, sizes, totals):
+    """One optimizer step over a group of batches; each counts by its size, so the group equals one large batch.
+
+    Args:
+        batches: list of batch dicts of this process.
+        sizes: utterances over all processes of each batch.
+        totals: {name: (2,) float64 tensor of sum and count}, added to.
+    """
+    for i, (batch, size) in enumerate(zip(batches, sizes, strict=True)):
+        seed = np.random.SeedSequence([run.args.seed, run.progress.forward_passes]).generate_state(1)[0]
+        run.generator.manual_seed(int(seed))
+        inputs = move_inputs(batch, run.accelerator.device)
+        synchronized = i + 1 == len(batches)
+        with contextlib.nullcontext() if synchronized else run.accelerator.no_sync(run.model):
+            output = run.model(**inputs, generator=run.generator)
+            run.accelerator.backward(output.loss * (size / sum(sizes)))
+        run.progress.forward_passes += 1
+        add_totals(totals, output, inputs["labels"], size)
+    if run.args.max_grad_norm:
+        run.accelerator.clip_grad_norm_(run.model.parameters(), run.args.max_grad_norm)
+    run.optimizer.step()
+    if not run.accelerator.optimizer_step_was_skipped:
+        run.scheduler.step()
+    run.optimizer.zero_grad()
+
+
+@torch.no_grad()
+def add_totals(totals, output, labels, size):
+    """Add what a batch says about losses, MEM and AVEL, without waiting for the device."""
+
+    def add(name, total, count):
+        pair = torch.stack([torch.as_tensor(x, device=labels.device, dtype=torch.float32) for x in (total, count)])
+        totals[name] = totals[name] + pair if name in totals else pair
+
+    for name in ("loss", "loss_cls", "loss_avel", "loss_mem"):
+        if output[name] is not None:
+            add(name, output[name] * size, size)
+    if output.mem_logits_audio is not None:
+        right = [
+            (logits.argmax(-1) == output.mem_targets) & output.mem_mask
+            for logits in (output.mem_logits_audio, output.mem_logits_video)
+        ]
+        add("mem_accuracy", sum(right).sum(), 2 * output.mem_mask.sum())
+    if output.audio_embeds is not None:
+        similarity = output.audio_embeds @ output.video_embeds.T
+        same = labels[:, None] == labels
+        add("similarity_same", (similarity * same).sum(), same.sum())
+        add("similarity_other", (similarity * ~same).sum(), (~same).sum())
+
+
+def train_epoch(run, epoch):
+    """Train for one epoch. Returns: dict of means over the epoch, named as in metrics.jsonl."""
+    run.model.train()
+    run.train_loader.batch_sampler.set_epoch(epoch)
+    sizes, totals, batches, started = run.train_loader.batch_sampler.global_sizes, {}, [], time.perf_counter()
+    bar = tqdm(run.train_loader, desc=f"Epoch {epoch}", leave=False, disable=not run.accelerator.is_local_main_process)
+    for i, batch in enumerate(bar, start=1):
+        batches.append(batch)
+        if len(batches) == run.args.gradient_accumulation_steps or i == len(sizes):
+            train_step(run, batches, sizes[i - len(batches) : i], totals)
+            batches = []
+    reduced = {name: run.accelerator.reduce(pair, "sum").tolist() for name, pair in totals.items()}
+    means = {f"train_{name}" if "loss" in name else name: a / n if n else None for name, (a, n) in reduced.items()}
+    if run.args.modality == "av":
+        means["temperature"] = run.accelerator.unwrap_model(run.model).temp.item()
+    seconds = time.perf_counter() - started
+    return {**means, "learning_rate": run.scheduler.get_last_lr()[-1], "utterances_per_second": sum(sizes) / seconds}
+
+
+def save_epoch(run, is_best):
+    """Leave best/, last/, metrics.jsonl and curves.png as they are after this epoch."""
+    accelerator, progress = run.accelerator, run.progress
+    if is_best:
+        with replace_folder(run.save_root / "best", accelerator) as folder:
+            if accelerator.is_main_process:
+                accelerator.unwrap_model(run.model).save_pretrained(folder)
+    with replace_folder(run.save_root / "last", accelerator) as folder:
+        accelerator.save_state(str(folder))
+    if accelerator.is_main_process:
+        write_text(run.save_root / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in progress.history))
+        plot_curves(progress.history, run.save_root / "curves.png")
+
+
+def train(run):
+    """Train from where the run is to its last epoch, evaluating and saving after each."""
+    progress, model = run.progress, run.accelerator.unwrap_model(run.model)
+    for epoch in range(progress.epoch + 1, run.args.epochs + 1):
+        line = {"epoch": epoch, **train_epoch(run, epoch)}
+        valid = evaluate(run.accelerator, model, run.evaluation_loaders["valid"]).summarize(run.args.labels)
+        line.update(
+            {f"valid_{name}": value for name, value in valid.items() if name not in ("confusion", "utterances")}
+        )
+        is_best = valid["ua"] > progress.best_ua
+        if is_best:
+            progress.best_epoch, progress.best_ua = epoch, valid["ua"]
+        progress.epoch = epoch
+        progress.history.append(line)
+        save_epoch(run, is_best)
+        run.accelerator.log({k: v for k, v in line.items() if isinstance(v, float)}, step=epoch)
+        logger.info(
+            f"Epoch: {epoch} | Train_loss: {line['train_loss']:.4f} | Valid-UA: {valid['ua']:.4f} "
+            f"| Valid-WA: {valid['wa']:.4f}"
+        )
+
+
+def report(run):
+    """Evaluate best/ and write predictions, embeddings, pictures and, last of all, result.json."""
+    args, accelerator = run.args, run.accelerator
+    model = FoalNet.from_pretrained(find_folder(run.save_root / "best")).to(accelerator.device)
+    summaries = {}
+    for split, loader in run.evaluation_loaders.items():
+        evaluation = evaluate(accelerator, model, loader, EMBEDDINGS)
+        summaries[split] = evaluation.summarize(args.labels)
+        if accelerator.is_main_process:
+            write_evaluation(run, split, evaluation, summaries[split])
+    if not accelerator.is_main_process:
+        return
+    write_json(
+        run.save_root / "result.json",
+        {
+            "protocol": run.protocol,
+            "reported": run.reported,
+            "best_epoch": run.progress.best_epoch,
+            **{name: getattr(args, name) for name in ("epochs", "seed", "modality", "labels")},
+            **{
+                name: getattr(args, name)
+                for name in ("avel_weight", "mem_weight", "train_src", "valid_src", "test_src")
+            },
+            **summaries[run.reported],
+            "valid": summaries["valid"],
+        },
+    )
+    how = "chosen on the reported list" if run.protocol == "paper" else f"chosen on {args.valid_src}"
+    listed = evaluation_lists(args)[run.reported]
+    logger.info(f"{run.protocol} protocol: {listed}, epoch {run.progress.best_epoch} of {args.epochs}, {how}")
+    best = summaries[run.reported]
+    logger.info(f"Best-UA: {best['ua']:.4f}, Best-WA: {best['wa']:.4f}")
+
+
+def write_evaluation(run, split, evaluation, summary):
+    labels, root = run.args.labels, run.save_root
+    write_predictions(
+        root / f"predictions_{split}.csv", evaluation.utt_ids, evaluation.labels, evaluation.probabilities, labels
+    )
+    halves = {name: array.astype(np.float16) for name, array in evaluation.embeddings.items()}
+    np.savez(root / f"embeddings_{split}.npz", utt_ids=evaluation.utt_ids, labels=evaluation.labels, **halves)
+    title = f"{split}: UA {summary['ua']:.2%}, WA {summary['wa']:.2%} ({run.protocol} protocol)"
+    plot_confusion(summary["confusion"], labels, root / f"confusion_{split}.png", title=title)
+
+
+def open_save_root(run):
+    """Begin a run folder, or go on with one. Raises: InputError rather than lose or mix anything."""
+    root, args = run.save_root, vars(run.args)
+    started = (root / "args.json").is_file()
+    last = find_folder(root / "last")
+    if started and not run.args.resume and last:
+        raise InputError(f"--save_root {root}: holds a run already; --resume goes on with it, or name another folder")
+    if last and run.args.resume:
+        before = read_json(root / "args.json")
+        changed = [k for k in args if k not in FREE_ON_RESUME and args[k] != before.get(k)]
+        if changed:
+            differences = ", ".join(f"--{name} was {before.get(name)!r} and is {args[name]!r}" for name in changed)
+            raise InputError(f"--resume {root}: {differences}; resume with the same flags")
+        run.accelerator.load_state(str(last))
+        logger.info(f"Resume after epoch {run.progress.epoch} of {root}")
+    run.accelerator.wait_for_everyone()
+    if run.accelerator.is_main_process:
+        root.mkdir(parents=True, exist_ok=True)
+        write_json(root / "args.json", args)
+        lists = [run.args.train_src, *evaluation_lists(run.args).values()]
+        precision, processes = run.accelerator.mixed_precision, run.accelerator.num_processes
+        write_json(
+            root / "environment.json", describe_environment(lists, mixed_precision=precision, processes=processes)
+        )
+        parent = logging.getLogger("foalnet")
+        parent.addHandler(logging.FileHandler(root / "train.log", encoding="utf-8"))
+    flat = {name: value for name, value in args.items() if isinstance(value, (int, float, str, bool))}
+    run.accelerator.init_trackers("foalnet", config=flat)
+
+
+@command
+def main(argv=None):
+    """Train, choose the epoch, report. Returns: the content of result.json."""
+    args = parse_args(argv)
+    run = build_run(args)
+    open_save_root(run)
+    try:
+        train(run)
+        report(run)
+    except KeyboardInterrupt:
+        logger.info(f"Interrupted; {run.save_root} holds epoch {run.progress.epoch}, --resume goes on from there")
+        raise SystemExit(130) from None
+    run.accelerator.end_training()
+    return read_json(run.save_root / "result.json")
+
+
+if __name__ == "__main__":
+    main()
