@@ -1,0 +1,167 @@
+"""Who speaks in an utterance, and which sessions stand in which list of a fold.
+
+    manifest.csv -> write_folds -> <out>/paper/session1_train.scp, session1_valid.scp, ...
+                                   <out>/strict/session1_train.scp, session1_valid.scp, session1_test.scp, ...
+
+Fold k holds session k out. In the paper protocol (the lists of the released code) session k is the validation list:
+the best epoch is chosen on the very utterances that are reported. In the strict protocol session k is the test list,
+the session after it (the first after the last) is the validation list, and the others are trained on.
+"""
+
+import logging
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from errors import InputError, join_problems
+from manifest import fold_name
+
+logger = logging.getLogger("foalnet")
+
+PROTOCOLS = ("paper", "strict")
+IEMOCAP_ID = re.compile(r"((Ses\d\d)([FM])_((?:impro|script)\w*))_([FM])[^_\s]+", re.ASCII)
+
+
+class IemocapId(NamedTuple):
+    """What the id of an IEMOCAP utterance says: `Ses01F_impro03_M012` is spoken by Ses01M, Ses01F wears the markers."""
+
+    dialogue: str
+    speaker: str
+    gender: str
+    wears_markers: bool
+    style: str
+
+
+def parse_iemocap_id(utt_id):
+    """The IemocapId of an utterance, None for the id of another corpus.
+
+    The speaker is the letter after the last underscore; the letter in `Ses01F` is who wears the markers.
+    """
+    match = IEMOCAP_ID.fullmatch(utt_id)
+    if match is None:
+        return None
+    dialogue, session, wearer, scene, gender = match.groups()
+    style = "improvised" if scene.startswith("impro") else "scripted"
+    return IemocapId(dialogue, session + gender, gender, gender == wearer, style)
+
+
+def iemocap_speaker(utt_id):
+    """The speaker of an IEMOCAP utterance (`Ses01F_impro03_M012` -> `Ses01M`), None for the id of another corpus."""
+    parsed = parse_iemocap_id(utt_id)
+    return parsed and parsed.speaker
+
+
+def speaker_overlap(first, second, speakers=None):
+    """The speakers who stand in both of two lists.
+
+    Args:
+        first, second: iterables of utterance ids.
+        speakers: {utt_id: speaker}; None reads them out of IEMOCAP ids.
+    Returns: sorted list of speakers; ids whose speaker is not known do not count.
+    """
+    find = iemocap_speaker if speakers is None else speakers.get
+    shared = {find(utt_id) for utt_id in first} & {find(utt_id) for utt_id in second}
+    return sorted(shared - {None})
+
+
+def select_labels(table, labels, label_map):
+    """Merge labels and keep the rows of the classes that are asked for; the others are counted in the log.
+
+    Args:
+        table: manifest.
+        labels: names of the classes.
+        label_map: {name in the manifest: name in labels}, applied first.
+    Returns: manifest.
+    Raises: InputError when no row is left.
+    """
+    table = table.assign(label=[label_map.get(label, label) for label in table["label"]])
+    kept = table["label"].isin(labels)
+    left_out = table.loc[~kept, "label"].value_counts().sort_index()
+    if not kept.any():
+        raise InputError(f"no utterance has a label of {' '.join(labels)}; labels found: {' '.join(left_out.index)}")
+    if len(left_out):
+        counts = ", ".join(f"{label} {n}" for label, n in left_out.items())
+        logger.info("left out %d utterances whose label is not one of %s: %s", left_out.sum(), " ".join(labels), counts)
+    absent = [label for label in labels if label not in set(table["label"])]
+    if absent:
+        logger.warning("no utterance has the label %s", " ".join(absent))
+    return table[kept].reset_index(drop=True)
+
+
+def plan_folds(sessions):
+    """Which sessions stand in which list.
+
+    Args:
+        sessions: names of at least two sessions, in the order of the folds.
+    Returns: {protocol: {fold: {split: list of sessions}}}; no strict protocol for fewer than three sessions.
+    """
+    sessions = list(sessions)
+    plan = {"paper": {}}
+    for held_out in sessions:
+        rest = [session for session in sessions if session != held_out]
+        plan["paper"][held_out] = {"train": rest, "valid": [held_out]}
+    if len(sessions) >= 3:
+        plan["strict"] = {}
+        for held_out, chosen_on in zip(sessions, sessions[1:] + sessions[:1], strict=True):
+            rest = [session for session in sessions if session not in (held_out, chosen_on)]
+            plan["strict"][held_out] = {"train": rest, "valid": [chosen_on], "test": [held_out]}
+    return plan
+
+
+def check_folds(table):
+    """The names of the folds of a manifest, in order.
+
+    Raises: InputError when there are fewer than two sessions, when a speaker stands in more than one session (and so
+        in train and in valid or test), or when a path can't stand in a list.
+    """
+    folds = table["session"].map(fold_name)
+    names = sorted(folds.unique(), key=_natural_order)
+    problems = []
+    if len(names) < 2:
+        problems.append(f"session {names[0]}: is the only one; leaving one session out needs at least 2")
+    problems.extend(f"session {name!r}: holds a slash; it becomes a file name" for name in names if "/" in name)
+    for speaker, members in folds.groupby(table["speaker"]).unique().items():
+        if len(members) > 1:
+            problems.append(
+                f"speaker {speaker}: stands in {' and '.join(sorted(members, key=_natural_order))}, so in train and in "
+                "valid or test; a speaker belongs to one session (different people need different names)"
+            )
+    for utt_id, path in zip(table["id"], table["path"], strict=True):
+        if "\t" in path or path.splitlines() != [path]:
+            problems.append(f"{utt_id}: path {path!r} holds a tab or a line break; an scp list can't hold it")
+    if problems:
+        raise InputError(join_problems(problems))
+    return names
+
+
+def write_folds(table, out):
+    """Write the leave-one-session-out lists of both protocols.
+
+    Args:
+        table: manifest, its labels those of the lists.
+        out: folder; the lists go to its `paper` and `strict`.
+    Returns: list of the written paths.
+    Raises: what `check_folds` raises.
+    """
+    sessions = check_folds(table)
+    table = table.assign(fold=table["session"].map(fold_name)).sort_values("id", kind="stable")
+    plan = plan_folds(sessions)
+    if "strict" not in plan:
+        logger.warning("the strict protocol needs 3 sessions and there are %d: only paper is written", len(sessions))
+    line = table["id"] + " " + table["path"] + " " + table["label"] + "\n"
+    written = []
+    for protocol, folds in plan.items():
+        for fold, splits in folds.items():
+            for split, members in splits.items():
+                path = Path(out) / protocol / f"{fold}_{split}.scp"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("".join(line[table["fold"].isin(members)]), encoding="utf-8", newline="\n")
+                written.append(path)
+    for path in sorted({path for protocol in PROTOCOLS for path in (Path(out) / protocol).glob("*.scp")} - {*written}):
+        logger.warning("%s: is of an earlier run, not of this one; remove it", path)
+    logger.info("%s: %d lists of %d folds, %d utterances", out, len(written), len(sessions), len(table))
+    return written
+
+
+def _natural_order(text):
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
