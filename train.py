@@ -322,6 +322,7 @@ def configure_logging(accelerator):
     parent.handlers = [logging.StreamHandler(sys.stdout)]
     parent.propagate = False
     parent.setLevel(logging.INFO if accelerator.is_main_process else logging.ERROR)
+    logging.getLogger("accelerate").setLevel(logging.WARNING)
 
 
 def train_step(run, batches, sizes, totals):
