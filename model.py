@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from transformers import PreTrainedConfig, PreTrainedModel, WavLMConfig, WavLMModel
 from transformers.utils import ModelOutput
 
+from wavlm import encode
+
 MODALITIES = ("av", "a", "v")
 POOLINGS = ("mean", "max")
 INITIAL_TEMPERATURE = math.log(1 / 0.07)  # as released: the temperature divides
@@ -407,15 +409,9 @@ class FoalNet(PreTrainedModel):
     def encode_audio(self, input_values, attention_mask=None):
         """WavLM's last hidden state after dropout, (B, Ta, Da), padded frames 0, and its mask (B, Ta) bool."""
         if attention_mask is None:
-            attention_mask = torch.ones_like(input_values)
-        attention_mask = attention_mask.long()
-        frames = self.wavlm._get_feat_extract_output_lengths(input_values.shape[1])
-        mask = self.wavlm._get_feature_vector_attention_mask(frames, attention_mask)
-        config, spans = self.config.wavlm, None
-        if self.training and config.apply_spec_augment and frames < config.mask_time_length:
-            spans = torch.zeros_like(mask)  # one SpecAugment span is longer than the whole batch
-        states = self.wavlm(input_values, attention_mask, mask_time_indices=spans).last_hidden_state
-        return self.dropout(states) * mask[..., None].to(states.dtype), mask
+            attention_mask = torch.ones_like(input_values, dtype=torch.long)
+        states, mask = encode(self.wavlm, input_values, attention_mask)
+        return self.dropout(states), mask
 
     def encode_video(self, video_features, video_mask=None):
         """The frozen features after dropout, (B, Tv, Dv), padded frames 0, and their mask (B, Tv) bool."""

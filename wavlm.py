@@ -1,0 +1,221 @@
+"""WavLM's forward pass on valid steps only: the same modules and mathematics as transformers' WavLMModel, less work.
+
+Utterances differ in length (IEMOCAP: median 3.6 s, cut at 6 s), so a padded batch is up to a third padding. Here
+everything that treats each step by itself (convolutional features, projections, norms, feed-forward) runs on the valid
+steps of all utterances laid end to end, "packed" (N, D); what looks along time (positional convolution, attention) runs
+on groups of sequences padded to the longest of the group: one group on a GPU, one sequence a group on a CPU. Attention
+takes the fused kernel with the gated relative position bias as its mask, where transformers 5.23 always computes the
+weights.
+
+Source: Chen et al. 2022, "WavLM: Large-Scale Self-Supervised Pre-Training for Full Stack Speech Processing"; the
+modules, names and random draws (layerdrop, SpecAugment) are those of transformers.
+"""
+
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch.nn.utils import parametrize
+from torch.utils.checkpoint import checkpoint
+from transformers.models.wavlm.modeling_wavlm import _compute_mask_indices
+
+
+class Packing:
+    """Where the valid steps of B sequences lie, padded (B, T) and packed (N,).
+
+    Args:
+        lengths: list of B int, all > 0.
+        device: of the states.
+        together: one group of all sequences, else one group for each.
+    """
+
+    def __init__(self, lengths, device, together):
+        self.lengths, self.steps = lengths, max(lengths)
+        self.groups = [list(range(len(lengths)))] if together else [[i] for i in range(len(lengths))]
+        self.mask = torch.arange(self.steps) < torch.tensor(lengths)[:, None]
+        self.index = self.mask.flatten().nonzero()[:, 0].to(device, non_blocking=True)  # packed -> padded, flat
+        self.mask = self.mask.to(device, non_blocking=True)
+
+    def pack(self, padded):
+        """(B, T, ...) -> (N, ...)."""
+        return padded.flatten(0, 1)[self.index]
+
+    def unpack(self, packed):
+        """(N, ...) -> (B, T, ...), zero where padded."""
+        padded = packed.new_zeros(len(self.lengths) * self.steps, *packed.shape[1:])
+        return padded.index_copy(0, self.index, packed).unflatten(0, (len(self.lengths), self.steps))
+
+    def over_time(self, function, *packed):
+        """Apply `function` to each group as (b, t, ...) tensors and its padding mask, None where all is valid.
+
+        Args:
+            function: f(*padded, mask) -> (b, t, D).
+            packed: (N, ...) tensors.
+        Returns: (N, D).
+        """
+        if len(self.groups) == 1 and len(self.lengths) > 1:
+            return self.pack(function(*(self.unpack(x) for x in packed), self.mask))
+        parts = zip(*(x.split(self.lengths) for x in packed), strict=True)
+        return torch.cat([function(*(x[None] for x in part), None)[0] for part in parts])
+
+
+class _Dropout(torch.autograd.Function):
+    """Dropout on a CPU from 16 random bits an element: four draws from each 64-bit number, four times as fast."""
+
+    @staticmethod
+    def forward(ctx, states, p):
+        dropped = round(p * 65536)
+        bits = torch.empty((states.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        ctx.keep = (bits.view(torch.int16)[: states.numel()] >= dropped - 32768).view(states.shape)
+        ctx.scale = 65536 / (65536 - dropped)
+        return (states * ctx.keep).mul_(ctx.scale)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return (gradient * ctx.keep).mul_(ctx.scale), None
+
+
+def dropout(states, p, training):
+    """nn.Dropout's function; p is rounded to 1/65536 on a CPU."""
+    if not training or p == 0:
+        return states
+    return F.dropout(states, p) if states.is_cuda else _Dropout.apply(states.contiguous(), p)
+
+
+def encode(wavlm, input_values, attention_mask):
+    """WavLM's last hidden state.
+
+    Args:
+        wavlm: transformers WavLMModel without adapter.
+        input_values: (B, Na) float, waveform at 16 kHz.
+        attention_mask: (B, Na), 1 where valid, valid samples first.
+    Returns: (B, Ta, D) states, zero where padded, and (B, Ta) bool mask. On the valid frames the states are those of
+        `wavlm(input_values, attention_mask)`, dropout masks apart.
+    """
+    samples = attention_mask.sum(1)
+    lengths = wavlm._get_feat_extract_output_lengths(samples).tolist()
+    packing = Packing(lengths, input_values.device, together=input_values.is_cuda)
+    features = extract_features(wavlm, input_values, samples.tolist(), packing)
+    states = wavlm.feature_projection.projection(wavlm.feature_projection.layer_norm(features))
+    states = dropout(states, wavlm.config.feat_proj_dropout, wavlm.training)
+    states = mask_spans(wavlm, states, packing)
+    return packing.unpack(run_encoder(wavlm, states, packing)), packing.mask
+
+
+def extract_features(wavlm, input_values, samples, packing):
+    """Convolutional features of the valid frames, (N, conv_dim).
+
+    With layer norm a frame depends on its own 400 samples alone, so the utterances of a group are laid end to end, each
+    from a multiple of the hop, and the frames across the seams left out. With group norm (WavLM base) the statistics
+    are those of the padded batch, as in transformers.
+    """
+    if wavlm.config.feat_extract_norm == "group":
+        return packing.pack(wavlm.feature_extractor(input_values).transpose(1, 2))
+    hop, parts = math.prod(wavlm.config.conv_stride), []
+    for group in packing.groups:
+        slots = [-(-samples[i] // hop) for i in group]
+        rows = [
+            F.pad(input_values[i, : samples[i]], (0, slot * hop - samples[i]))
+            for i, slot in zip(group, slots, strict=True)
+        ]
+        rows[-1] = input_values[group[-1], : samples[group[-1]]]
+        features = wavlm.feature_extractor(torch.cat(rows)[None])[0].T
+        if len(group) > 1:
+            starts = itertools.accumulate(slots[:-1], initial=0)
+            frames = [torch.arange(packing.lengths[i]) + start for i, start in zip(group, starts, strict=True)]
+            features = features[torch.cat(frames).to(features.device)]
+        parts.append(features)
+    return torch.cat(parts)
+
+
+def mask_spans(wavlm, states, packing):
+    """SpecAugment on packed states (N, D); the draws are those of transformers."""
+    config = wavlm.config
+    if not (wavlm.training and config.apply_spec_augment):
+        return states
+    if config.mask_time_prob > 0 and packing.steps >= config.mask_time_length:
+        spans = _compute_mask_indices(
+            (len(packing.lengths), packing.steps),
+            config.mask_time_prob,
+            config.mask_time_length,
+            torch.tensor([[1] * n + [0] * (packing.steps - n) for n in packing.lengths]),
+            config.mask_time_min_masks,
+        )
+        spans = packing.pack(torch.from_numpy(spans).to(states.device))
+        states = torch.where(spans[:, None], wavlm.masked_spec_embed.to(states.dtype), states)
+    if config.mask_feature_prob > 0:
+        channels = _compute_mask_indices(
+            (len(packing.lengths), config.hidden_size),
+            config.mask_feature_prob,
+            config.mask_feature_length,
+            min_masks=getattr(config, "mask_feature_min_masks", 0),  # transformers 5.23 forgets the field
+        )
+        channels = torch.from_numpy(channels).to(states.device)[:, None].expand(-1, packing.steps, -1)
+        states = states.masked_fill(packing.pack(channels), 0)
+    return states
+
+
+def run_encoder(wavlm, states, packing):
+    """The transformer, (N, D) -> (N, D), with the norm before (large) or after (base) each block."""
+    encoder, config, training = wavlm.encoder, wavlm.config, wavlm.training
+    with parametrize.cached():
+        positions = packing.over_time(lambda x, _: encoder.pos_conv_embed(x), states)
+    states = states + positions
+    if not config.do_stable_layer_norm:
+        states = encoder.layer_norm(states)
+    states = dropout(states, config.hidden_dropout, training)
+    bias = encoder.layers[0].attention.compute_bias(packing.steps, packing.steps)  # (H, T, T)
+    for i, layer in enumerate(encoder.layers):
+        if training and i > 0 and config.layerdrop > 0 and torch.rand([]) < config.layerdrop:
+            continue
+        if training and encoder.gradient_checkpointing:
+            states = checkpoint(run_layer, config, layer, states, bias, packing, use_reentrant=False)
+        else:
+            states = run_layer(config, layer, states, bias, packing)
+    return encoder.layer_norm(states) if config.do_stable_layer_norm else states
+
+
+def run_layer(config, layer, states, bias, packing):
+    """One transformer block, (N, D) -> (N, D)."""
+    if config.do_stable_layer_norm:
+        attended = attend(config, layer.attention, layer.layer_norm(states), bias, packing)
+        states = states + dropout(attended, config.hidden_dropout, layer.training)
+        return states + feed_forward(config, layer.feed_forward, layer.final_layer_norm(states))
+    attended = attend(config, layer.attention, states, bias, packing)
+    states = layer.layer_norm(states + dropout(attended, config.hidden_dropout, layer.training))
+    return layer.final_layer_norm(states + feed_forward(config, layer.feed_forward, states))
+
+
+def feed_forward(config, block, states):
+    states = block.intermediate_act_fn(block.intermediate_dense(states))
+    states = dropout(states, config.activation_dropout, block.training)
+    return dropout(block.output_dense(states), config.hidden_dropout, block.training)
+
+
+def attend(config, attention, states, bias, packing):
+    """Self attention with the gated relative position bias, (N, D) -> (N, D).
+
+    Args:
+        bias: (H, T, T) the ungated bias, shared by all layers.
+    """
+    heads, p = attention.num_heads, config.attention_dropout if attention.training else 0.0
+    projected = attention.gru_rel_pos_linear(states.unflatten(-1, (heads, -1)))  # (N, H, 8)
+    gate_a, gate_b = torch.sigmoid(projected.unflatten(-1, (2, 4)).sum(-1)).unbind(-1)
+    gate = gate_a * (gate_b * attention.gru_rel_pos_const.view(-1) - 1.0) + 2.0  # (N, H)
+
+    def over_time(q, k, v, gate, mask):
+        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (b, H, t, D / H)
+        t = q.shape[2]
+        gated = gate.transpose(1, 2)[..., None] * bias[:, :t, :t]  # (b, H, t, t)
+        if mask is not None:
+            gated = gated.masked_fill(~mask[:, None, None, :], -torch.inf)
+        if q.is_cuda or not p:
+            attended = F.scaled_dot_product_attention(q, k, v, gated.to(q.dtype), dropout_p=p)
+        else:  # on a CPU the fused kernel draws its dropout slowly
+            weights = (q @ k.transpose(-1, -2)).mul(attention.scaling).add(gated).softmax(-1, dtype=torch.float32)
+            attended = dropout(weights, p, True).to(v.dtype) @ v
+        return attended.transpose(1, 2).flatten(2)
+
+    q, k, v = attention.q_proj(states), attention.k_proj(states), attention.v_proj(states)
+    return attention.out_proj(packing.over_time(over_time, q, k, v, gate))
