@@ -93,7 +93,7 @@ def encode(wavlm, input_values, attention_mask):
     Returns: (B, Ta, D) states, zero where padded, and (B, Ta) bool mask. On the valid frames the states are those of
         `wavlm(input_values, attention_mask)`, dropout masks apart.
     """
-    samples = attention_mask.sum(1)
+    samples = attention_mask.long().sum(1)
     lengths = wavlm._get_feat_extract_output_lengths(samples).tolist()
     packing = Packing(lengths, input_values.device, together=input_values.is_cuda)
     features = extract_features(wavlm, input_values, samples.tolist(), packing)
