@@ -32,6 +32,7 @@ from errors import InputError, join_problems
 SAMPLE_RATE = 16000  # Hz, what WavLM was trained on
 MIN_SAMPLES = 400  # 25 ms, the receptive field of one WavLM frame
 RESAMPLE_MARGIN = 0.05  # seconds read past the cut, so that the resampling filter never sees it
+UNREADABLE = (sf.LibsndfileError, TypeError)  # of libsndfile; the latter for names that end in .raw
 PREROLL = 1.0  # seconds decoded ahead of a cut: the first frames after a seek in a compressed stream are not whole
 LABELS = ("hap", "neu", "sad", "ang")  # the released order
 
@@ -64,25 +65,25 @@ def read_scp_lines(path):
     if not path.is_file():
         raise InputError(f"{path}: no such file; an scp list with a line `utt_id path label` an utterance is needed")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # CRLF reads as LF
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text: {error}") from error
     entries, problems, seen = [], [], {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        head, _, label = line.strip().rpartition(" ") if "\t" not in line else line.strip().rpartition("\t")
-        fields = head.strip().split(None, 1)
-        if len(fields) != 2 or not label:
+        utt_id, *audio = line.strip().split(None, 1)
+        audio = audio[0].rsplit(None, 1) if audio else []  # the path may hold spaces
+        if len(audio) != 2:
             problems.append(f"{path}: line {number}: {line.strip()!r} is not `utt_id path label`")
             continue
-        utt_id, audio = fields
+        audio, label = audio
         if "/" in utt_id or "\\" in utt_id:
             problems.append(f"{path}: line {number}: id {utt_id!r} holds a slash; `utt_id path label` is expected")
         if utt_id in seen:
             problems.append(f"{path}: line {number}: id {utt_id!r} stands on line {seen[utt_id]} already")
         seen.setdefault(utt_id, number)
-        entries.append((number, utt_id, audio.strip(), label))
+        entries.append((number, utt_id, audio, label))
     if problems:
         raise InputError(join_problems(problems))
     if not entries:
@@ -127,7 +128,7 @@ def read_audio(path, max_length=None, start=0.0):
     length = None if max_length is None else max_length + RESAMPLE_MARGIN
     try:
         samples, rate = _read_soundfile(path, length, start)
-    except sf.LibsndfileError:
+    except UNREADABLE:
         try:
             samples, rate = _read_av(path, length, start)
         except (av.FFmpegError, OSError) as error:
@@ -182,7 +183,7 @@ def read_duration(path):
     try:
         info = sf.info(str(path))
         return info.frames / info.samplerate
-    except sf.LibsndfileError:
+    except UNREADABLE:
         pass
     try:
         with av.open(str(path)) as container:
@@ -233,6 +234,8 @@ def read_features(path, max_frames=None):
         features = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise InputError(f"{path}: not a .npy array: {error}") from error
+    if isinstance(features, np.lib.npyio.NpzFile):
+        raise InputError(f"{path}: an archive of arrays; a single array (np.save) is expected")
     if features.ndim != 2 or features.shape[0] == 0 or features.shape[1] == 0:
         raise InputError(f"{path}: shape {features.shape}; (frames, dim) with at least one frame is expected")
     if features.dtype not in (np.float32, np.float16):
