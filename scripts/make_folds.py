@@ -15,7 +15,7 @@ import pandas as pd
 import soundfile as sf
 from tqdm import tqdm
 
-from dataloader import LABELS, MIN_SAMPLES, SAMPLE_RATE, parse_label_map, read_audio
+from dataloader import LABELS, MIN_SAMPLES, SAMPLE_RATE, parse_label_map, read_audio, read_duration
 from errors import InputError, command, join_problems
 from folds import check_folds, select_labels, write_folds
 from manifest import read_manifest
@@ -77,6 +77,8 @@ def cut_one(source, start, end, target):
     origin = f"{source} {start:.4f}-{'' if pd.isna(end) else f'{end:.4f}'} of {Path(source).stat().st_size} bytes"
     if _origin(target) == origin:
         return
+    if start >= (length := read_duration(source)):
+        raise InputError(f"{source}: start {start:.4f} is not before its end at {length:.4f} s")
     samples = read_audio(source, max_length=None if pd.isna(end) else end - start, start=start)
     if len(samples) < MIN_SAMPLES:
         raise InputError(f"{source}: {len(samples)} samples at {start:.4f} s; at least 25 ms are needed")

@@ -241,18 +241,20 @@ def count_cells(labelled):
     return table
 
 
-def compare_counts(labelled, labels, label_map, unlabelled, sessions):
+def compare_counts(labelled, skipped, labels, label_map, unlabelled, sessions):
     """Say where the counts differ from those of the release, and which utterances may be the reason.
 
     Args:
         labelled: list of Labelled.
+        skipped: ids of those that don't count because a file is missing.
         labels, label_map: only the classes that are used are compared.
         unlabelled: {utt_id: wav path} of wavs without a label line.
         sessions: {session: folder}.
     Returns: list of lines, empty when every count holds.
     """
     used = [label for label in RELEASE_COUNTS if label_map.get(label, label) in labels]
-    difference = (count_cells(labelled) - RELEASE_COUNTS)[used].stack()
+    counted = [utterance for utterance in labelled if utterance.utt_id not in skipped]
+    difference = (count_cells(counted) - RELEASE_COUNTS)[used].stack()
     difference = difference[difference != 0]
     if difference.empty:
         return []
@@ -261,6 +263,8 @@ def compare_counts(labelled, labels, label_map, unlabelled, sessions):
     for (session, label), n in difference.items():
         expected = RELEASE_COUNTS.loc[session, label]
         lines.append(f"{session:<10}{label:<6}{expected:>9}{expected + n:>7}{n:>+11}")
+    if skipped:
+        lines.append(f"{len(skipped)} utterances don't count because a file is missing")
     absent = sorted({session for session, _ in difference.index} - sessions.keys())
     if absent:
         lines.append(f"no folder of {', '.join(absent)}")
@@ -269,7 +273,7 @@ def compare_counts(labelled, labels, label_map, unlabelled, sessions):
     candidates += find_numbering_gaps(labelled, affected, {line.split(":")[0] for line in candidates})
     if candidates:
         lines += ["what may be the reason:", *join_problems(candidates).splitlines()]
-    elif affected:
+    elif affected and not skipped:
         lines.append("no wav, transcription, numbering or annotator's vote tells which utterances are the reason")
     return lines
 
@@ -434,8 +438,8 @@ def main(argv=None):
     lengths, unreadable = read_durations(wavs)
     for utt_id, problem in unreadable.items():
         problems.setdefault(utt_id, []).append(problem)
-    kept = [u for u in labelled if u.utt_id not in problems] if args.skip_missing else labelled
-    mismatch = compare_counts(kept, args.labels, label_map, unlabelled, sessions)
+    skipped = problems.keys() if args.skip_missing else ()
+    mismatch = compare_counts(labelled, skipped, args.labels, label_map, unlabelled, sessions)
     refusals = []
     if problems and not args.skip_missing:
         refusals += group_problems(problems) + ["--skip_missing drops the utterances that need these files"]
