@@ -1,0 +1,34 @@
+# make demo: the whole way on a synthetic corpus. make test: the tests. Both build $(VENV) first.
+VENV ?= .venv
+PYTHON ?= python3
+DEMO ?= demo
+BENCH ?=
+
+export VENV
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: demo test lint bench clean
+.DELETE_ON_ERROR:
+
+$(VENV)/installed: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+demo: $(VENV)/installed
+	bash scripts/demo.sh $(DEMO)
+
+test: $(VENV)/installed
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/shellcheck scripts/*.sh .ci/run
+
+bench: $(VENV)/installed
+	$(VENV)/bin/python -m scripts.benchmark $(BENCH)
+
+clean:
+	rm -rf $(DEMO) runs .pytest_cache .ruff_cache
