@@ -64,7 +64,9 @@ class Content:
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.check_corpus", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--train_src", required=True, help="scp list that is trained on")
     parser.add_argument("--valid_src", help="scp list that the epoch is chosen on")
     parser.add_argument("--test_src", help="scp list that is reported")

@@ -22,7 +22,9 @@ from manifest import read_manifest
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.make_folds", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--manifest", required=True, help="the table to read, see manifest.py for its columns")
     parser.add_argument("--out", required=True, help="folder of the lists")
     parser.add_argument(

@@ -75,7 +75,11 @@ class Labelled:
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.prepare_iemocap",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--iemocap_root", required=True, help="the folder that holds Session1 ... Session5")
     parser.add_argument("--out", default="data/iemocap", help="folder to write to (default: %(default)s)")
     parser.add_argument(
@@ -323,12 +327,13 @@ def find_relabelled(labelled, difference=None):
     """Utterances whose label is not what their own annotators chose, a line each.
 
     A label counts as contradicted when another one has most votes, and those of over half of the annotators. The
-    self-evaluations of the actors (`C-F1`, `C-M1`) have no say, as in the release, unless there are no others.
+    self-evaluations of the actors (`C-F1`, `C-M1`) have no say, as in the release, unless there are no others; `Other`
+    is not one opinion and contradicts nothing.
 
     Args:
         labelled: list of Labelled.
         difference: Series by (session, label), found minus expected; only utterances that could explain one of its
-            values are named. None names all.
+            values are named, those first that explain two. None names all.
     """
     suspects = []
     for utterance in labelled:
@@ -338,18 +343,17 @@ def find_relabelled(labelled, difference=None):
         (winner, most), *others = [*votes.most_common(), ("", 0), ("", 0)]
         if utterance.emotion not in IEMOCAP_LABELS:
             reason = f"labelled {utterance.emotion}, which is none of {' '.join(IEMOCAP_LABELS)}"
-        elif winner != utterance.emotion and most > others[0][1] and 2 * most > len(ballots):
+        elif winner not in (utterance.emotion, "oth") and most > others[0][1] and 2 * most > len(ballots):
             reason = f"labelled {utterance.emotion}, but {most} of {len(ballots)} annotators say {winner}"
         else:
             continue
-        explains = difference is None or (
-            difference.get((utterance.session, utterance.emotion), 0) > 0
-            or difference.get((utterance.session, winner), 0) < 0
-            or utterance.emotion not in IEMOCAP_LABELS
-        )
-        if explains:
-            suspects.append(f"{utterance.utt_id}: {reason}")
-    return suspects
+        explained = 0
+        if difference is not None:
+            explained += difference.get((utterance.session, utterance.emotion), 0) > 0
+            explained += difference.get((utterance.session, winner), 0) < 0
+        if explained or difference is None or utterance.emotion not in IEMOCAP_LABELS:
+            suspects.append((-explained, f"{utterance.utt_id}: {reason}"))
+    return [line for _, line in sorted(suspects)]
 
 
 def add_votes_of_files(labelled, sessions):
@@ -447,8 +451,10 @@ def main(argv=None):
         refusals += mismatch + ["--allow_count_mismatch goes on with a partial copy"]
     if refusals:
         raise InputError("\n".join(refusals))
-    for line in [*group_problems(problems), *mismatch]:
-        logger.warning("%s", line)
+    if problems:
+        logger.warning("%d utterances dropped:\n%s", len(problems), join_problems(group_problems(problems)))
+    if mismatch:
+        logger.warning("%s (allowed; they are shown without --allow_count_mismatch)", mismatch[0].rstrip(":"))
     if unlabelled:
         logger.warning("%d wavs have no label line, for example %s", len(unlabelled), min(unlabelled))
     warn_of_oddities(labelled, lengths)
