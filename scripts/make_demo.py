@@ -32,6 +32,7 @@ import numpy as np
 import soundfile
 import torch
 from PIL import Image, ImageDraw
+from torch.nn import functional
 from tqdm import tqdm
 from transformers import CLIPConfig, CLIPModel, WavLMConfig, WavLMModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -46,11 +47,11 @@ FRAME_RATE = 30
 WIDTH, HEIGHT, FIRST_ROW, LAST_ROW = 720, 480, 112, 368
 DIALOGUES = ("F_impro01", "M_impro02", "F_script01_1", "M_script01_2")
 EMOTIONS = {  # arousal, valence, inner brows up (+) or down (-)
-    "hap": (0.9, 1.0, 0.2),
-    "exc": (1.1, 1.0, 0.3),
-    "ang": (1.0, -1.0, -1.0),
-    "neu": (-0.4, 0.1, 0.0),
-    "sad": (-1.0, -1.0, 1.0),
+    "hap": (0.9, 1.0, 0.0),
+    "exc": (1.1, 1.1, 0.1),
+    "ang": (1.0, -1.0, -0.6),
+    "neu": (-0.1, 0.1, 0.0),
+    "sad": (-1.1, -1.0, 0.6),
     "fru": (0.4, -0.6, -0.5),
     "xxx": (0.0, 0.0, 0.0),
 }
@@ -72,11 +73,11 @@ VOWELS = np.array([[730, 1090, 2440], [270, 2290, 3010], [300, 870, 2240], [530,
 class Difficulty:
     """How far an utterance strays from its emotion: standard deviations in units of arousal and valence."""
 
-    voice_arousal: float = 0.35
-    voice_valence: float = 1.0
-    face_valence: float = 0.55
-    face_brow: float = 0.75
-    face_arousal: float = 1.0
+    voice_arousal: float = 0.3
+    voice_valence: float = 2.0
+    face_valence: float = 0.35
+    face_brow: float = 0.7
+    face_arousal: float = 1.5
 
 
 @dataclass
@@ -123,7 +124,7 @@ def draw_actor(sex, rng):
         sex=sex,
         pitch=rng.normal(205, 14) if woman else rng.normal(118, 9),
         tract=rng.normal(1.16, 0.03) if woman else rng.normal(1.0, 0.03),
-        rate=rng.normal(4.4, 0.25),
+        rate=rng.normal(4.8, 0.25),
         effort=rng.normal(0, 0.12),
         skin=tuple(int(value) for value in np.clip(skin, 0, 255)),
         hair=tuple(int(value) for value in rng.choice([[40, 28, 20], [96, 60, 30], [190, 150, 80], [110, 110, 110]])),
@@ -143,7 +144,7 @@ def plan_turns(dialogue, difficulty, rng):
     for position, emotion in enumerate(emotions):
         sex = "FM"[(position + first) % 2] if rng.random() < 0.8 else str(rng.choice(["F", "M"]))
         arousal, valence, brow = EMOTIONS[emotion]
-        strength = rng.uniform(0.7, 1.2)
+        strength = rng.uniform(0.8, 1.2)
         spread = {name: rng.normal(0, value) for name, value in vars(difficulty).items()}
         turns.append(
             Turn(
@@ -170,7 +171,7 @@ def synthesize_speech(actor, turn, rng):
     """
     arousal = float(np.clip(turn.voice_arousal + actor.effort, -2, 2))
     rate = actor.rate * 2 ** (0.35 * arousal)
-    steps = int(100 * np.clip(rng.integers(4, 7) / rate, 0.8, 1.9))
+    steps = int(100 * np.clip(rng.integers(4, 7) / rate, 0.8, 1.7))
     syllable = np.arange(steps) / 100 * rate
     index, part = syllable.astype(int), syllable % 1
     energy = np.sin(np.pi * part) ** 0.6 * (0.75 + 0.25 * rng.random(index[-1] + 1)[index])
@@ -248,14 +249,14 @@ def draw_face(actor, picture, offset, mouth_open, valence, brow, arousal, marker
         draw.line((*inner, *outer), fill=dark, width=9)
     draw.line((x, y - 5, x - 6, y + 22, x + 5, y + 24), fill=tuple(int(0.75 * c) for c in actor.skin), width=3)
     across = np.linspace(-1, 1, 9)
-    half = 34 + 4 * valence
-    bend = 12 * valence * (0.5 - across**2)
+    half = 38 + 4 * valence
+    bend = 16 * valence * (0.5 - across**2)
     gap = (2 + 15 * mouth_open) * (1 - across**2)
     upper = [(x + half * a, y + 52 + b - g * 0.4) for a, b, g in zip(across, bend, gap, strict=True)]
     lower = [(x + half * a, y + 52 + b + g) for a, b, g in zip(across, bend, gap, strict=True)]
     draw.polygon(upper + lower[::-1], fill=(70, 20, 25))
-    draw.line(upper, fill=(165, 50, 60), width=5)
-    draw.line(lower, fill=(165, 50, 60), width=5)
+    draw.line(upper, fill=(165, 40, 50), width=7)
+    draw.line(lower, fill=(165, 40, 50), width=7)
     if markers:
         for a, b in ((-0.6, 0.3), (0.6, 0.3), (-0.35, 0.75), (0.35, 0.75), (0, -0.75), (-0.75, -0.05), (0.75, -0.05)):
             draw.ellipse((x + a * w - 3, y + b * h - 3, x + a * w + 3, y + b * h + 3), fill=(255, 255, 255))
@@ -277,7 +278,7 @@ class Scene:
         shade = np.linspace(0, 25, 256)[:, None, None] + np.zeros((256, 360, 3))
         tints = [np.array(rng.integers(70, 130, 3)) for _ in range(2)]
         self.backs = [Image.fromarray(np.clip(t + shade + light, 0, 255).astype(np.uint8)) for t in tints]
-        grain = rng.normal(light, 5, (8, 256, 360, 1)).astype(np.int16)
+        grain = rng.normal(light, 3, (8, 256, 360, 1)).astype(np.int16)
         self.grain = np.broadcast_to(grain, (8, 256, 360, 3))
 
     def draw(self, seconds, number):
@@ -408,21 +409,26 @@ def make_wavlm(folder, seed=0):
         apply_spec_augment=False,
         vocab_size=32,
     )
-    model = WavLMModel(config)
-    model.save_pretrained(folder)
+    WavLMModel(config).save_pretrained(folder)
 
 
-def make_clip(folder, seed=0, image_size=64, patch_size=8):
-    """Write a random CLIP with its image processor: 64x64 pictures, patches of 8, embeddings of 64."""
+def make_clip(folder, seed=0, image_size=64):
+    """Write a random CLIP with its image processor: 64x64 pictures, patches of 16, embeddings of 128.
+
+    Untrained weights at their usual size give every picture nearly the same embedding. These are random too, but drawn
+    so that a linear layer can use what they see: smooth grey patch filters without a mean (blind to brightness and
+    colour), large position embeddings and queries (each head looks somewhere else), and an output that is centred and
+    scaled on pictures of noise. No picture of the corpus is seen.
+    """
     torch.manual_seed(seed)
     vision = {
-        "hidden_size": 64,
-        "intermediate_size": 128,
+        "hidden_size": 128,
+        "intermediate_size": 256,
         "num_hidden_layers": 2,
-        "num_attention_heads": 4,
+        "num_attention_heads": 16,
         "image_size": image_size,
-        "patch_size": patch_size,
-        "projection_dim": 64,
+        "patch_size": 16,
+        "projection_dim": 128,
     }
     text = {
         "hidden_size": 16,
@@ -431,14 +437,39 @@ def make_clip(folder, seed=0, image_size=64, patch_size=8):
         "num_attention_heads": 2,
         "vocab_size": 8,
         "max_position_embeddings": 8,
-        "projection_dim": 64,
+        "projection_dim": 128,
         "bos_token_id": 0,
         "eos_token_id": 1,
     }
-    model = CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=64))
+    model = CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=128)).eval()
+    _spread_vision(model, gain=30.0)
     model.save_pretrained(folder)
     size = {"height": image_size, "width": image_size}
     CLIPImageProcessorPil(size={"shortest_edge": image_size}, crop_size=size).save_pretrained(folder)
+
+
+@torch.no_grad()
+def _spread_vision(model, gain):
+    """Draw the image tower anew as `make_clip` describes; `gain` multiplies the projection."""
+    tower = model.vision_model
+    filters = tower.embeddings.patch_embedding.weight.normal_()  # (hidden, 3, patch, patch)
+    binomial = torch.tensor([1.0, 2.0, 1.0])
+    kernel = (binomial[:, None] * binomial / 16)[None, None]
+    grey = functional.pad(filters.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    grey = functional.conv2d(grey, kernel)
+    grey -= grey.mean((2, 3), keepdim=True)
+    filters.copy_(grey / (grey.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * math.sqrt(3)))
+    tower.embeddings.position_embedding.weight.normal_(std=2.0)
+    for layer in tower.encoder.layers:
+        for name, module in layer.named_modules():
+            if name.endswith(("q_proj", "k_proj")):
+                module.weight.mul_(2.0)
+            elif name.endswith(("v_proj", "out_proj", "fc1", "fc2")):
+                module.weight.mul_(0.7)
+    noise = functional.interpolate(torch.randn(64, 3, 8, 8), tower.config.image_size, mode="bicubic")
+    states = tower(pixel_values=noise.clamp(-2, 2) * 0.6).pooler_output
+    tower.post_layernorm.bias.sub_(states.mean(0))
+    model.visual_projection.weight.mul_(gain)
 
 
 def build_parser():
@@ -467,11 +498,10 @@ def main(argv=None):
         workers = args.num_workers or min(8, len(os.sched_getaffinity(0)))
         make_release(out / "IEMOCAP_full_release", args.seed, num_workers=workers)
         logger.info("wrote %s: synthetic, 5 sessions, 10 actors", out / "IEMOCAP_full_release")
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     make_wavlm(out / "wavlm", args.seed)
     make_clip(out / "clip", args.seed)
-    transformers_logging.set_verbosity(verbosity)
+    transformers_logging.enable_progress_bar()
     logger.info("wrote %s and %s: random weights, nothing learnt", out / "wavlm", out / "clip")
 
 
