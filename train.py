@@ -20,16 +20,18 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env, set_seed
 from plots import plot_confusion, plot_curves
 from tqdm import tqdm
 
 from dataloader import LABELS, build_dataloaders, check_utterances, parse_label_map, read_scp, read_scp_lines
 from errors import InputError, command
 from evaluation import EMBEDDINGS, evaluate, move_inputs
+from launch import start_cpu_processes
 from model import INITIAL_TEMPERATURE, MODALITIES, POOLINGS, FoalNet, FoalNetConfig
 from optims import SCHEDULERS, build_optimizer, build_scheduler
+from precision import PRECISIONS, choose_precision
 from records import (
     describe_environment,
     find_folder,
@@ -121,8 +123,9 @@ def build_parser():
     run.add_argument("--seed", type=int, default=1234, help="seed of initialisation, draws and dropout")
     run.add_argument(
         "--mixed_precision",
-        choices=("no", "fp16", "bf16"),
-        help="precision of matrix products (default: what accelerate launch says, else no)",
+        default="auto",
+        choices=PRECISIONS,
+        help="precision of matrix products; auto: what accelerate launch says, else the fastest safe one",
     )
     run.add_argument("--fp16", default=False, **boolean, help="the release's name for --mixed_precision fp16")
     run.add_argument("--resume", default=False, **boolean, help="go on after the last whole epoch in --save_root")
@@ -153,7 +156,7 @@ def parse_args(argv=None):
     for name in ("dropout", "warmup_ratio"):
         if not 0 <= getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)}: must be at least 0 and less than 1")
-    if args.fp16 and args.mixed_precision not in (None, "fp16"):
+    if args.fp16 and args.mixed_precision not in ("auto", "fp16"):
         raise InputError(f"--fp16 True and --mixed_precision {args.mixed_precision} contradict each other")
     if args.fp16:
         args.mixed_precision = "fp16"
@@ -272,28 +275,42 @@ def build_model(args, video_dim):
         raise InputError(f"--audio_model {args.audio_model}: {str(error).splitlines()[0]}") from error
 
 
-def build_run(args):
-    """Everything that a training needs, in the order data, model, optimizer."""
+def start_processes():
+    """Join the other processes of the launch. Returns: accelerate's PartialState."""
+    use_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=use_cpu)
+
+
+def build_accelerator(args, model):
+    """Device, processes, precision and tracker. Raises: InputError for what this machine can't do."""
+    width = model.config.wavlm.hidden_size if model.config.wavlm is not None else model.config.video_dim
+    precision = choose_precision(args.mixed_precision, PartialState().device.type, width)
+    layerdrop = "a" in args.modality and model.config.wavlm.layerdrop > 0
     try:
-        accelerator = Accelerator(
-            mixed_precision=args.mixed_precision,
+        return Accelerator(
+            cpu=PartialState().device.type == "cpu",
+            mixed_precision=precision,
             log_with=None if args.report_to == "none" else args.report_to,
             project_dir=args.save_root,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=layerdrop)],
         )
     except ValueError as error:
-        raise InputError(f"--mixed_precision, --report_to: {error}") from error
-    configure_logging(accelerator)
-    splits, video_dim = load_lists(args, accelerator.is_local_main_process)
-    set_seed(args.seed)
-    model = build_model(args, video_dim)
+        raise InputError(f"--mixed_precision {precision}, --report_to {args.report_to}: {error}") from error
+
+
+def build_run(args):
+    """Everything that a training needs, in the order data, model, optimizer."""
+    state = start_processes()
+    configure_logging(state)
+    splits, video_dim = load_lists(args, state.is_local_main_process)
     train_loader, evaluation_loaders = build_dataloaders(
         splits.pop("train"),
         splits,
         args.batch_size,
         args.seed,
         args.num_workers,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
+        rank=state.process_index,
+        world_size=state.num_processes,
         modality=args.modality,
         max_length=args.max_length,
         max_frames=args.max_frames,
@@ -301,11 +318,12 @@ def build_run(args):
     )
     if not len(train_loader):
         raise InputError(f"--train_src {args.train_src}: fewer utterances than processes")
+    set_seed(args.seed)
+    model = build_model(args, video_dim)
+    accelerator = build_accelerator(args, model)
     optimizer = build_optimizer(model, args.lr, args.l2, args.encoder_lr, args.decay_all)
     steps = args.epochs * -(-len(train_loader) // args.gradient_accumulation_steps)
     scheduler = build_scheduler(args.scheduler, optimizer, steps, args.warmup_ratio)
-    layerdrop = "a" in args.modality and model.config.wavlm.layerdrop > 0
-    accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=layerdrop)
     model, optimizer = accelerator.prepare(model, optimizer)
     generator = torch.Generator(accelerator.device)
     run = Run(args, accelerator, model, optimizer, scheduler, train_loader, evaluation_loaders, generator)
@@ -314,14 +332,14 @@ def build_run(args):
     return run
 
 
-def configure_logging(accelerator):
+def configure_logging(state):
     """Lines of the main process to stdout; quiet libraries."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     parent = logging.getLogger("foalnet")
     parent.handlers = [logging.StreamHandler(sys.stdout)]
     parent.propagate = False
-    parent.setLevel(logging.INFO if accelerator.is_main_process else logging.ERROR)
+    parent.setLevel(logging.INFO if state.is_main_process else logging.ERROR)
     logging.getLogger("accelerate").setLevel(logging.WARNING)
 
 
@@ -522,4 +540,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    start_cpu_processes(sys.argv)
     main()
