@@ -28,6 +28,7 @@ from tqdm import tqdm
 from dataloader import LABELS, build_dataloaders, check_utterances, parse_label_map, read_scp, read_scp_lines
 from errors import InputError, command
 from evaluation import EMBEDDINGS, evaluate, move_inputs
+from folds import speaker_overlap
 from launch import start_cpu_processes
 from model import INITIAL_TEMPERATURE, MODALITIES, POOLINGS, FoalNet, FoalNetConfig
 from optims import SCHEDULERS, build_optimizer, build_scheduler
@@ -74,6 +75,9 @@ def build_parser():
         type=int,
         help="number of classes; without --labels and other than 4, the classes "
         "are the sorted names found in --train_src",
+    )
+    data.add_argument(
+        "--allow_overlap", default=False, **boolean, help="train although a speaker is in --train_src and evaluated"
     )
     data.add_argument("--max_length", type=float, default=6.0, help="seconds of sound used of each utterance")
     data.add_argument("--max_frames", type=int, default=180, help="video frames used of each utterance")
@@ -237,6 +241,8 @@ def load_lists(args, progress=True):
     """Read and check every list. Returns: {split: list of Utterance}, video dim."""
     lists = {"train": args.train_src, **evaluation_lists(args)}
     splits = {split: read_scp(path, args.labels, args.label_map) for split, path in lists.items()}
+    if not args.allow_overlap:
+        refuse_overlap(args, splits)
     if args.debug:
         for split, utterances in splits.items():
             keep = np.linspace(0, len(utterances) - 1, min(DEBUG_UTTERANCES, len(utterances))).astype(int)
@@ -251,6 +257,18 @@ def load_lists(args, progress=True):
     )
     checked = iter(everything)
     return {split: [next(checked) for _ in utterances] for split, utterances in splits.items()}, video_dim
+
+
+def refuse_overlap(args, splits):
+    """Raise InputError where a speaker (known from IEMOCAP ids) or an utterance is trained on and evaluated."""
+    for split, path in evaluation_lists(args).items():
+        train, other = ({u.utt_id for u in splits[name]} for name in ("train", split))
+        for kind, shared in (("utterance", sorted(train & other)), ("speaker", speaker_overlap(train, other))):
+            if shared:
+                raise InputError(
+                    f"{path}: {kind} {', '.join(shared[:5])}{' ...' if len(shared) > 5 else ''} "
+                    f"is in {args.train_src} too; --allow_overlap trains all the same"
+                )
 
 
 def build_model(args, video_dim):
@@ -450,31 +468,26 @@ def train(run):
 
 def report(run):
     """Evaluate best/ and write predictions, embeddings, pictures and, last of all, result.json."""
-    args, accelerator = run.args, run.accelerator
+    accelerator = run.accelerator
     model = FoalNet.from_pretrained(find_folder(run.save_root / "best")).to(accelerator.device)
     summaries = {}
     for split, loader in run.evaluation_loaders.items():
         evaluation = evaluate(accelerator, model, loader, EMBEDDINGS)
-        summaries[split] = evaluation.summarize(args.labels)
+        summaries[split] = evaluation.summarize(run.args.labels)
         if accelerator.is_main_process:
             write_evaluation(run, split, evaluation, summaries[split])
-    if not accelerator.is_main_process:
-        return
-    write_json(
-        run.save_root / "result.json",
-        {
-            "protocol": run.protocol,
-            "reported": run.reported,
-            "best_epoch": run.progress.best_epoch,
-            **{name: getattr(args, name) for name in ("epochs", "seed", "modality", "labels")},
-            **{
-                name: getattr(args, name)
-                for name in ("avel_weight", "mem_weight", "train_src", "valid_src", "test_src")
-            },
-            **summaries[run.reported],
-            "valid": summaries["valid"],
-        },
-    )
+    if accelerator.is_main_process:
+        write_result(run, summaries)
+    accelerator.wait_for_everyone()
+
+
+def write_result(run, summaries):
+    """Write result.json, by which others know that the run is whole, and say what it holds."""
+    args = run.args
+    result = {"protocol": run.protocol, "reported": run.reported, "best_epoch": run.progress.best_epoch}
+    result |= {name: getattr(args, name) for name in RESULT_FLAGS}
+    result |= {**summaries[run.reported], "valid": summaries["valid"]}
+    write_json(run.save_root / "result.json", result)
     how = "chosen on the reported list" if run.protocol == "paper" else f"chosen on {args.valid_src}"
     listed = evaluation_lists(args)[run.reported]
     logger.info(f"{run.protocol} protocol: {listed}, epoch {run.progress.best_epoch} of {args.epochs}, {how}")
