@@ -360,6 +360,13 @@ class FoalNet(PreTrainedModel):
             parameter.requires_grad_(False)
 
     @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in transformers, which forgets on the way what is frozen."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_unused()
+        return loaded
+
+    @classmethod
     def from_wavlm(cls, audio_model, **config):
         """Start from pretrained WavLM weights.
 
@@ -367,7 +374,12 @@ class FoalNet(PreTrainedModel):
             audio_model: folder or hub id of a WavLM checkpoint, for example microsoft/wavlm-large.
             config: further fields of FoalNetConfig.
         """
-        wavlm = WavLMModel.from_pretrained(audio_model)
+        wavlm, info = WavLMModel.from_pretrained(audio_model, output_loading_info=True)
+        missing = sorted(set(info["missing_keys"]) - {"masked_spec_embed"})
+        if missing:
+            raise ValueError(
+                f"{audio_model}: no WavLM checkpoint, it lacks {len(missing)} weights such as {missing[0]}"
+            )
         model = cls(FoalNetConfig(wavlm=wavlm.config, **config))
         model.wavlm.load_state_dict(wavlm.state_dict())
         return model
@@ -468,8 +480,7 @@ class FoalNet(PreTrainedModel):
 
     def _align(self, labels, all_labels, batch, output):
         """Similarities against the global batch, and AVEL's loss."""
-        with torch.no_grad():
-            self.temp.clamp_(min=MIN_TEMPERATURE)
+        self.temp.data.clamp_(min=MIN_TEMPERATURE)  # out of autograd's sight: other passes may await their backward
         all_audio, all_video = batch.gather(output.audio_embeds), batch.gather(output.video_embeds)
         with torch.autocast(labels.device.type, enabled=False):
             output.logits_per_audio = output.audio_embeds @ all_video.T / self.temp

@@ -14,6 +14,7 @@ modules, names and random draws (layerdrop, SpecAugment) are those of transforme
 import itertools
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.utils import parametrize
@@ -134,14 +135,16 @@ def mask_spans(wavlm, states, packing):
     config = wavlm.config
     if not (wavlm.training and config.apply_spec_augment):
         return states
-    if config.mask_time_prob > 0 and packing.steps >= config.mask_time_length:
-        spans = _compute_mask_indices(
-            (len(packing.lengths), packing.steps),
-            config.mask_time_prob,
-            config.mask_time_length,
-            torch.tensor([[1] * n + [0] * (packing.steps - n) for n in packing.lengths]),
-            config.mask_time_min_masks,
-        )
+    if config.mask_time_prob > 0:
+        spans = np.zeros((len(packing.lengths), packing.steps), bool)  # none where a span is longer than the batch
+        if packing.steps >= config.mask_time_length:
+            spans = _compute_mask_indices(
+                spans.shape,
+                config.mask_time_prob,
+                config.mask_time_length,
+                torch.tensor([[1] * n + [0] * (packing.steps - n) for n in packing.lengths]),
+                config.mask_time_min_masks,
+            )
         spans = packing.pack(torch.from_numpy(spans).to(states.device))
         states = torch.where(spans[:, None], wavlm.masked_spec_embed.to(states.dtype), states)
     if config.mask_feature_prob > 0:
