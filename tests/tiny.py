@@ -7,6 +7,8 @@ from transformers import WavLMConfig, WavLMModel
 
 from model import FoalNet, FoalNetConfig
 
+torch.set_num_threads(1)  # at width 32 threads wait for each other more than they work
+
 LABELS = ["hap", "neu", "sad", "ang"]
 VIDEO_DIM = 24
 WAVLM = {  # the layout of WavLM-large at width 32
