@@ -133,7 +133,7 @@ def read_audio(path, max_length=None, start=0.0):
             samples, rate = _read_av(path, length, start)
         except (av.FFmpegError, OSError) as error:
             raise InputError(f"{path}: no sound that libsndfile or FFmpeg can read: {error}") from error
-    if rate != SAMPLE_RATE:
+    if rate != SAMPLE_RATE and len(samples):
         samples = _resampler(rate)(torch.from_numpy(samples)).numpy()
     return samples if max_length is None else samples[: round(max_length * SAMPLE_RATE)]
 
