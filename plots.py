@@ -5,6 +5,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 DPI = 150
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito's, told apart by colour-blind readers
@@ -45,19 +46,20 @@ def plot_curves(history, path):
     """
     panels = {
         "training losses": ("train_loss", "train_loss_cls", "train_loss_avel", "train_loss_mem"),
-        "validation": ("valid_ua", "valid_wa", "mem_accuracy"),
+        "UA, WA (validation), MEM (training)": ("valid_ua", "valid_wa", "mem_accuracy"),
         "cosine of pairs, validation": ("valid_similarity_same", "valid_similarity_other"),
     }
     epochs = [line["epoch"] for line in history]
     panels = {title: [key for key in keys if history[0].get(key) is not None] for title, keys in panels.items()}
     panels = {title: keys for title, keys in panels.items() if keys}
-    figure, all_axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3), squeeze=False)
+    figure, all_axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3), squeeze=False, layout="constrained")
     for axes, (title, keys) in zip(all_axes[0], panels.items(), strict=True):
         for key, colour in zip(keys, COLOURS, strict=False):
             values = [np.nan if line.get(key) is None else line[key] for line in history]
             label = key.removeprefix("train_").removeprefix("valid_").replace("_", " ")
             axes.plot(epochs, values, color=colour, label=label, marker="." if len(epochs) < 15 else None)
         axes.set(title=title, xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     if "training losses" in panels and max(line["train_loss"] for line in history) > 0:
