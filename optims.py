@@ -22,9 +22,10 @@ def build_optimizer(model, lr, weight_decay, encoder_lr=None, decay_all=True):
         weight_decay: AdamW's.
         encoder_lr: learning rate of `wavlm.*`; None = lr.
         decay_all: False takes biases, norms and other one-dimensional parameters out of the decay.
+    Returns: AdamW; WavLM's groups come first.
     """
     groups = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in sorted(model.named_parameters(), key=lambda item: not item[0].startswith("wavlm.")):
         if not parameter.requires_grad:
             continue
         group_lr = encoder_lr if encoder_lr is not None and name.startswith("wavlm.") else lr
@@ -61,6 +62,6 @@ def build_scheduler(
                 return max(floor, peak * decay_rate ** int(progress / decay_every + 1e-9))
             return peak
 
-        return lambda step: rate(step) / peak
+        return lambda step: rate(step) / (peak or 1.0)
 
     return LambdaLR(optimizer, [schedule(group["lr"]) for group in optimizer.param_groups])

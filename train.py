@@ -154,8 +154,8 @@ def parse_args(argv=None):
     ):
         if getattr(args, name) <= 0:
             raise InputError(f"--{name} {getattr(args, name)}: must be greater than 0")
-    for name in ("avel_weight", "mem_weight", "l2", "max_grad_norm", "num_workers", "seed"):
-        if getattr(args, name) < 0:
+    for name in ("encoder_lr", "avel_weight", "mem_weight", "l2", "max_grad_norm", "num_workers", "seed"):
+        if (getattr(args, name) or 0) < 0:
             raise InputError(f"--{name} {getattr(args, name)}: must not be negative")
     for name in ("dropout", "warmup_ratio"):
         if not 0 <= getattr(args, name) < 1:
