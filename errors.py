@@ -30,7 +30,8 @@ def command(main):
             return main(*args, **kwargs)
         except InputError as error:
             if os.environ.get("RANK", "0") == "0":  # every process of a launch meets the same error
-                for line in str(error).splitlines():
+                message = str(error).split("InputError: ")[-1]  # without the traceback that a data loading process adds
+                for line in message.splitlines():
                     print(f"error: {line}", file=sys.stderr)
             raise SystemExit(2) from error
 

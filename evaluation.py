@@ -72,7 +72,7 @@ def evaluate(accelerator, model, loader, keep=("audio_embeds", "video_embeds")):
         labels = inputs.pop("labels")
         with accelerator.autocast():
             output = model(**inputs)
-        arrays = {name: output[name].float().cpu().numpy() for name in ("logits", *keep) if output[name] is not None}
+        arrays = {name: output[name].float().cpu().numpy() for name in ("logits", *keep) if name in output}
         arrays["labels"] = labels.cpu().numpy()
         rows.append({"utt_ids": batch["utt_ids"], **arrays})
     rows = gather_object(rows)

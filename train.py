@@ -22,16 +22,25 @@ import torch
 import transformers
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env, set_seed
-from plots import plot_confusion, plot_curves
 from tqdm import tqdm
 
-from dataloader import LABELS, build_dataloaders, check_utterances, parse_label_map, read_scp, read_scp_lines
+from dataloader import (
+    LABELS,
+    MIN_SAMPLES,
+    SAMPLE_RATE,
+    build_dataloaders,
+    check_utterances,
+    parse_label_map,
+    read_scp,
+    read_scp_lines,
+)
 from errors import InputError, command
 from evaluation import EMBEDDINGS, evaluate, move_inputs
 from folds import speaker_overlap
 from launch import start_cpu_processes
 from model import INITIAL_TEMPERATURE, MODALITIES, POOLINGS, FoalNet, FoalNetConfig
 from optims import SCHEDULERS, build_optimizer, build_scheduler
+from plots import plot_confusion, plot_curves
 from precision import PRECISIONS, choose_precision
 from records import (
     describe_environment,
@@ -152,11 +161,13 @@ def parse_args(argv=None):
         "lr",
         "temperature",
     ):
-        if getattr(args, name) <= 0:
-            raise InputError(f"--{name} {getattr(args, name)}: must be greater than 0")
+        if not 0 < getattr(args, name) < float("inf"):
+            raise InputError(f"--{name} {getattr(args, name)}: must be a finite number greater than 0")
     for name in ("encoder_lr", "avel_weight", "mem_weight", "l2", "max_grad_norm", "num_workers", "seed"):
-        if (getattr(args, name) or 0) < 0:
+        if not 0 <= (getattr(args, name) or 0) < float("inf"):
             raise InputError(f"--{name} {getattr(args, name)}: must not be negative")
+    if args.max_length * SAMPLE_RATE < MIN_SAMPLES:
+        raise InputError(f"--max_length {args.max_length}: WavLM needs at least {MIN_SAMPLES / SAMPLE_RATE} seconds")
     for name in ("dropout", "warmup_ratio"):
         if not 0 <= getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)}: must be at least 0 and less than 1")
@@ -303,6 +314,8 @@ def build_accelerator(args, model):
     """Device, processes, precision and tracker. Raises: InputError for what this machine can't do."""
     width = model.config.wavlm.hidden_size if model.config.wavlm is not None else model.config.video_dim
     precision = choose_precision(args.mixed_precision, PartialState().device.type, width)
+    if precision == "fp16" and PartialState().device.type == "cpu":
+        raise InputError("--mixed_precision fp16 (--fp16): needs a GPU; a CPU trains in no or bf16")
     layerdrop = "a" in args.modality and model.config.wavlm.layerdrop > 0
     try:
         return Accelerator(
@@ -396,7 +409,7 @@ def add_totals(totals, output, labels, size):
         totals[name] = totals[name] + pair if name in totals else pair
 
     for name in ("loss", "loss_cls", "loss_avel", "loss_mem"):
-        if output[name] is not None:
+        if name in output:
             add(name, output[name] * size, size)
     if output.mem_logits_audio is not None:
         right = [
@@ -432,16 +445,22 @@ def train_epoch(run, epoch):
 
 def save_epoch(run, is_best):
     """Leave best/, last/, metrics.jsonl and curves.png as they are after this epoch."""
-    accelerator, progress = run.accelerator, run.progress
+    accelerator = run.accelerator
     if is_best:
         with replace_folder(run.save_root / "best", accelerator) as folder:
             if accelerator.is_main_process:
                 accelerator.unwrap_model(run.model).save_pretrained(folder)
     with replace_folder(run.save_root / "last", accelerator) as folder:
         accelerator.save_state(str(folder))
-    if accelerator.is_main_process:
-        write_text(run.save_root / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in progress.history))
-        plot_curves(progress.history, run.save_root / "curves.png")
+    write_history(run)
+
+
+def write_history(run):
+    """Leave metrics.jsonl and curves.png of the epochs so far."""
+    history = run.progress.history
+    if run.accelerator.is_main_process and history:
+        write_text(run.save_root / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+        plot_curves(history, run.save_root / "curves.png")
 
 
 def train(run):
@@ -532,6 +551,7 @@ def open_save_root(run):
         )
         parent = logging.getLogger("foalnet")
         parent.addHandler(logging.FileHandler(root / "train.log", encoding="utf-8"))
+    write_history(run)  # an interruption may have come between last/ and these
     flat = {name: value for name, value in args.items() if isinstance(value, (int, float, str, bool))}
     run.accelerator.init_trackers("foalnet", config=flat)
 
