@@ -82,7 +82,7 @@ def make_batch(labels, seed=0, **lengths):
     return pad(*make_utterances(labels, seed, **lengths), labels)
 
 
-def write_corpus(folder, train=26, valid=11, test=9, seed=0):
+def write_corpus(folder, train=36, valid=11, test=9, seed=0):
     """Sounds, features and the lists train.scp, valid.scp, test.scp of a corpus with a weak cue in each stream.
 
     Lengths, sample rates and channel counts vary; class counts are uneven. Returns: the folder.
