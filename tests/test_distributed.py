@@ -1,0 +1,153 @@
+"""Two processes through `accelerate launch` give the losses, gradients and evaluations of one."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import write_corpus, write_wavlm
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """37 utterances to train on: the last batch of 10 is uneven. 97 and 99 to evaluate."""
+    return write_corpus(tmp_path_factory.mktemp("corpus"), train=37, valid=97, test=99)
+
+
+@pytest.fixture(scope="module")
+def wavlm(tmp_path_factory):
+    return write_wavlm(tmp_path_factory.mktemp("wavlm"))
+
+
+def find_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def launch(processes, script, *arguments):
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", f"--num_processes={processes}"]
+    launcher += [f"--main_process_port={find_port()}", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{TESTS}"}
+    done = subprocess.run(
+        [*launcher, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def list_flags(corpus, wavlm, batch_size, **flags):
+    flags = {
+        "train_src": corpus / "train.scp",
+        "valid_src": corpus / "valid.scp",
+        "test_src": corpus / "test.scp",
+        "video_root": corpus / "features",
+        "audio_model": wavlm,
+        "batch_size": batch_size,
+        "num_workers": 0,
+        "dropout": 0,
+        **flags,
+    }
+    return [f"--{name}={value}" for name, value in flags.items()]
+
+
+def take_step(tmp_path, processes, arguments):
+    out = tmp_path / f"{processes}"
+    out.mkdir()
+    launch(processes, TESTS / "step_worker.py", out, f"--save_root={out}/run", *arguments)
+    parts = [torch.load(out / f"{rank}.pt") for rank in range(processes)]
+    assert not (out / f"{processes}.pt").exists()
+    assert all(part["processes"] == processes for part in parts)
+    return parts
+
+
+@pytest.fixture(scope="module")
+def steps(corpus, wavlm, tmp_path_factory):
+    """What one process sees with batches of 10 and 7, and what two see with halves of them."""
+    folder = tmp_path_factory.mktemp("steps")
+    more = {"gradient_accumulation_steps": 2}
+    (one,) = take_step(folder, 1, list_flags(corpus, wavlm, 10, **more))
+    return one, take_step(folder, 2, list_flags(corpus, wavlm, 5, **more))
+
+
+def test_two_processes_share_the_batches_of_one(steps):
+    one, two = steps
+    assert [len(batch) for batch in one["utt_ids"]] == [10, 7]
+    for k, batch in enumerate(one["utt_ids"]):
+        assert sorted(two[0]["utt_ids"][k] + two[1]["utt_ids"][k]) == sorted(batch)
+    assert [len(part["utt_ids"][1]) for part in two] == [4, 3]
+
+
+def test_losses_equal_those_of_one_process(steps):
+    one, two = steps
+    assert set(one["losses"]) >= {"loss", "loss_cls", "loss_avel", "loss_mem", "mem_accuracy"}
+    for part in two:
+        for name in ("loss", "loss_cls", "loss_avel", "loss_mem", "mem_accuracy"):
+            assert part["losses"][name] == pytest.approx(one["losses"][name], rel=1e-5), name
+
+
+def test_gradients_equal_those_of_one_process(steps):
+    one, two = steps
+    largest = max(gradient.abs().max() for gradient in one["gradients"].values())
+    for part in two:
+        assert set(part["gradients"]) == set(one["gradients"])
+        for name, gradient in one["gradients"].items():
+            error = (part["gradients"][name] - gradient).abs().max()
+            assert error <= 1e-4 * max(gradient.abs().max(), 0.01 * largest), name
+
+
+def test_processes_hold_the_same_weights_after_a_step(steps):
+    _, (first, second) = steps
+    assert all(torch.equal(weight, second["weights"][name]) for name, weight in first["weights"].items())
+
+
+def test_each_utterance_is_evaluated_once_and_alike(corpus, steps):
+    one, two = steps
+    for k, (name, size) in enumerate([("valid", 97), ("test", 99)]):
+        listed = [line.split()[0] for line in (corpus / f"{name}.scp").read_text().splitlines()]
+        for part in (one, *two):
+            assert part["evaluated"][k][0] == listed
+            assert len(part["evaluated"][k][1]) == size
+        torch.testing.assert_close(two[0]["evaluated"][k][1], two[1]["evaluated"][k][1], rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def run_of_two(tmp_path_factory):
+    """A whole run of two processes, with dropout, SpecAugment and batches shorter than its spans."""
+    corpus = write_corpus(tmp_path_factory.mktemp("corpus"), train=37, valid=82)
+    dropout = {"hidden_dropout": 0.1, "apply_spec_augment": True, "mask_time_length": 12, "mask_time_prob": 0.3}
+    wavlm = write_wavlm(tmp_path_factory.mktemp("wavlm"), **dropout)
+    root = tmp_path_factory.mktemp("runs") / "run"
+    flags = list_flags(corpus, wavlm, 4, save_root=root, epochs=2, dropout=0.1, num_workers=1)
+    flags = [flag for flag in flags if not flag.startswith("--valid_src")]
+    flags = [flag.replace("test.scp", "valid.scp") for flag in flags]
+    done = launch(2, ROOT / "train.py", *flags)
+    return root, done, flags
+
+
+def test_a_run_of_two_processes_writes_one_of_everything(run_of_two):
+    root, done, _ = run_of_two
+    result = json.loads((root / "result.json").read_text())
+    assert result["utterances"] == 82
+    assert len((root / "predictions_valid.csv").read_text().splitlines()) == 83
+    assert len((root / "metrics.jsonl").read_text().splitlines()) == 2
+    assert done.stdout.count("Epoch: 1 |") == 1
+    assert done.stdout.count("Best-UA") == 1
+    assert json.loads((root / "environment.json").read_text())["processes"] == 2
+
+
+def test_bad_input_of_two_processes_is_one_line(run_of_two):
+    _, _, flags = run_of_two
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2"]
+    launcher += [f"--main_process_port={find_port()}", str(ROOT / "train.py")]
+    done = subprocess.run([*launcher, *flags], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode != 0
+    assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1
+    assert "holds a run already" in done.stderr
