@@ -31,7 +31,8 @@ def build_optimizer(model, lr, weight_decay, encoder_lr=None, decay_all=True):
         group_lr = encoder_lr if encoder_lr is not None and name.startswith("wavlm.") else lr
         decay = weight_decay if decay_all or parameter.ndim > 1 else 0.0
         groups.setdefault((group_lr, decay), []).append(parameter)
-    return torch.optim.AdamW([{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()])
+    groups = [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+    return torch.optim.AdamW(groups, fused=True)
 
 
 def build_scheduler(
