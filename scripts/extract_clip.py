@@ -64,6 +64,9 @@ class Clip:
     seen: int = 0
     kept: int = 0
 
+    def __post_init__(self):
+        self.start, self.end = round(self.start, 6), round(self.end, 6)  # as read_frames does
+
 
 @dataclass
 class Frame:

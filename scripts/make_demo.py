@@ -362,17 +362,17 @@ def write_dialogue(root, session, name, seed, difficulty):
     return len(turns)
 
 
-def make_release(root, seed=0, difficulty=None, num_workers=1, sessions=(1, 2, 3, 4, 5)):
+def make_release(root, seed=0, difficulty=None, num_workers=1, sessions=(1, 2, 3, 4, 5), dialogues=DIALOGUES):
     """Write the miniature release; the same seed gives the same files.
 
     Args:
         root: folder, `IEMOCAP_full_release`; replaced when it exists.
         seed: int. difficulty: Difficulty, or None for the default. num_workers: processes.
-        sessions: which of the five.
+        sessions: which of the five. dialogues: which of DIALOGUES.
     """
     root = Path(root)
     shutil.rmtree(root, ignore_errors=True)
-    jobs = [(root, session, name, seed, difficulty or Difficulty()) for session in sessions for name in DIALOGUES]
+    jobs = [(root, session, name, seed, difficulty or Difficulty()) for session in sessions for name in dialogues]
     with (
         ProcessPoolExecutor(num_workers) as pool,
         tqdm(total=len(jobs) * (len(TURNS) + 1), unit="utt", desc="demo") as bar,
@@ -384,7 +384,10 @@ def make_release(root, seed=0, difficulty=None, num_workers=1, sessions=(1, 2, 3
 def make_wavlm(folder, seed=0):
     """Write a random WavLM: width 64, two layers, layer-norm variant, the usual 320-sample stride.
 
-    SpecAugment, layerdrop and the attention dropouts are off: they are made for large pretrained models.
+    The convolutions stay frozen in training, so they are drawn to pass something on: the first layer holds random band
+    filters, half of the channels behind it are averaged over time and the other half mixed at random; the
+    normalisation behind them is centred and scaled on random noise. SpecAugment, layerdrop and the dropouts inside are
+    off: they are made for large pretrained models.
     """
     torch.manual_seed(seed)
     config = WavLMConfig(
@@ -392,7 +395,7 @@ def make_wavlm(folder, seed=0):
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=128,
-        conv_dim=(32,) * 7,
+        conv_dim=(64,) * 7,
         feat_extract_norm="layer",
         do_stable_layer_norm=True,
         conv_bias=True,
@@ -409,7 +412,36 @@ def make_wavlm(folder, seed=0):
         apply_spec_augment=False,
         vocab_size=32,
     )
-    WavLMModel(config).save_pretrained(folder)
+    model = WavLMModel(config).eval()
+    _spread_audio(model)
+    model.save_pretrained(folder)
+
+
+@torch.no_grad()
+def _spread_audio(model):
+    """Draw the convolutions anew as `make_wavlm` describes."""
+    first, *others = model.feature_extractor.conv_layers
+    channels, _, length = first.conv.weight.shape
+    hertz = torch.exp(torch.empty(channels, 1).uniform_(math.log(100), math.log(6000)))
+    steps = (torch.arange(length) - (length - 1) / 2) / SAMPLE_RATE
+    waves = torch.cos(2 * math.pi * (hertz * steps + torch.rand(channels, 1)))
+    waves *= torch.hann_window(length + 2, periodic=False)[1:-1]
+    first.conv.weight.copy_((waves / waves.norm(dim=1, keepdim=True))[:, None])
+    first.conv.bias.uniform_(-1, 1)
+    for layer in others:
+        weight, half = layer.conv.weight, channels // 2
+        window = torch.hann_window(weight.shape[2] + 2, periodic=False)[1:-1]
+        weight[:half] = 0
+        weight[range(half), range(half)] = 2 * window / window.sum()
+        layer.conv.bias.uniform_(-1, 1)
+    tilt = torch.arange(1, 8002) ** -torch.linspace(0, 1, 16)[:, None]
+    noise = torch.fft.irfft(torch.fft.rfft(torch.randn(16, SAMPLE_RATE)) * tilt)
+    noise = (noise - noise.mean(1, keepdim=True)) / noise.std(1, keepdim=True)
+    norm = model.feature_projection.layer_norm
+    response = norm(model.feature_extractor(noise).transpose(1, 2)).flatten(0, 1)  # (sounds * steps, channels)
+    deviation = response.std(0).clamp(min=0.05)
+    norm.bias.copy_(-response.mean(0) / deviation)
+    norm.weight.copy_(1 / deviation)
 
 
 def make_clip(folder, seed=0, image_size=64):
