@@ -7,6 +7,8 @@ Every batch is a dict with the keys
     attention_mask  (B, Na) bool       True where input_values is sound
     video_features  (B, Tv, Dv) float32 zero padded
     video_mask      (B, Tv) bool       True where a row is a video frame
+    audio_states    (B, Ta, Da) float32 instead of input_values where a frozen encoder's states are on disk (states.py)
+    audio_mask      (B, Ta) bool       True where a row is an audio frame
     labels          (B,) int64
     utt_ids         list of B str
 (without the keys of the stream that a one-stream model does not use). Everything that can be wrong with a file is found
@@ -305,14 +307,18 @@ class FoalDataset(Dataset):
         max_length: seconds of sound kept.
         max_frames: feature rows kept.
         normalize_audio: zero mean and unit variance over each utterance.
+        states_root: folder of `<utt_id>.npy` encoder states that take the place of the waveform.
     """
 
-    def __init__(self, utterances, modality="av", max_length=6.0, max_frames=180, normalize_audio=False):
+    def __init__(
+        self, utterances, modality="av", max_length=6.0, max_frames=180, normalize_audio=False, states_root=None
+    ):
         self.utterances = utterances
         self.modality = modality
         self.max_length = max_length
         self.max_frames = max_frames
         self.normalize_audio = normalize_audio
+        self.states_root = states_root
 
     def __len__(self):
         return len(self.utterances)
@@ -320,7 +326,9 @@ class FoalDataset(Dataset):
     def __getitem__(self, i):
         utterance = self.utterances[i]
         item = {"utt_id": utterance.utt_id, "label": utterance.label}
-        if "a" in self.modality:
+        if "a" in self.modality and self.states_root:
+            item["audio_states"] = read_features(Path(self.states_root, f"{utterance.utt_id}.npy"))
+        elif "a" in self.modality:
             samples = read_audio(utterance.path, self.max_length)
             if len(samples) < MIN_SAMPLES:
                 raise InputError(f"{utterance.path}: decodes to {len(samples)} samples; at least 25 ms are needed")
@@ -344,6 +352,8 @@ def collate(items):
     batch = {"utt_ids": [item["utt_id"] for item in items], "labels": torch.tensor([item["label"] for item in items])}
     if "input_values" in items[0]:
         batch["input_values"], batch["attention_mask"] = pad_rows([item["input_values"] for item in items])
+    if "audio_states" in items[0]:
+        batch["audio_states"], batch["audio_mask"] = pad_rows([item["audio_states"] for item in items])
     if "video_features" in items[0]:
         batch["video_features"], batch["video_mask"] = pad_rows([item["video_features"] for item in items])
     return batch
@@ -408,6 +418,27 @@ def _ignore_interrupt(worker):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def build_loader(utterances, sampler, num_workers, **dataset_options):
+    """A DataLoader over a list of Utterance; dataset_options are those of FoalDataset."""
+    return DataLoader(
+        FoalDataset(utterances, **dataset_options),
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=num_workers,
+        worker_init_fn=_ignore_interrupt,
+        persistent_workers=num_workers > 0,
+        generator=torch.Generator(),  # workers draw their seeds here and leave the global generator alone
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def build_evaluation_loader(utterances, batch_size, num_workers=0, rank=0, world_size=1, **dataset_options):
+    """A loader that gives each utterance once, over all processes."""
+    durations = [utterance.duration for utterance in utterances]
+    sampler = EvaluationBatchSampler(durations, batch_size, rank, world_size)
+    return build_loader(utterances, sampler, num_workers, **dataset_options)
+
+
 def build_dataloaders(train, evaluation, batch_size, seed, num_workers=0, rank=0, world_size=1, **dataset_options):
     """The loader of the training list, and one for each evaluation list.
 
@@ -418,22 +449,8 @@ def build_dataloaders(train, evaluation, batch_size, seed, num_workers=0, rank=0
         dataset_options: for FoalDataset.
     Returns: (DataLoader, {split name: DataLoader}).
     """
-
-    def build(utterances, sampler):
-        return DataLoader(
-            FoalDataset(utterances, **dataset_options),
-            batch_sampler=sampler,
-            collate_fn=collate,
-            worker_init_fn=_ignore_interrupt,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            generator=torch.Generator(),  # workers draw their seeds here and leave the global generator alone
-            pin_memory=torch.cuda.is_available(),
-        )
-
-    labels = [utterance.label for utterance in train]
-    train_loader = build(train, BalancedBatchSampler(labels, batch_size, seed, rank, world_size))
-    return train_loader, {
-        split: build(utterances, EvaluationBatchSampler([u.duration for u in utterances], batch_size, rank, world_size))
+    sampler = BalancedBatchSampler([utterance.label for utterance in train], batch_size, seed, rank, world_size)
+    return build_loader(train, sampler, num_workers, **dataset_options), {
+        split: build_evaluation_loader(utterances, batch_size, num_workers, rank, world_size, **dataset_options)
         for split, utterances in evaluation.items()
     }

@@ -11,7 +11,15 @@ from tqdm import tqdm
 from metrics import count_confusion, summarize_confusion
 
 EMBEDDINGS = ("audio_pooled", "video_pooled", "audio_embeds", "video_embeds", "fused")
-MODEL_INPUTS = ("input_values", "attention_mask", "video_features", "video_mask", "labels")
+MODEL_INPUTS = (
+    "input_values",
+    "attention_mask",
+    "audio_states",
+    "audio_mask",
+    "video_features",
+    "video_mask",
+    "labels",
+)
 
 
 def move_inputs(batch, device):

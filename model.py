@@ -44,6 +44,7 @@ class FoalNetConfig(PreTrainedConfig):
         avel_weight, mem_weight: weights of the two auxiliary losses; a task of weight 0 is not computed.
         pooling: how states become one vector over time, `mean` (paper) or `max`.
         normalize_audio: whether waveforms were normalised in training (the data path reads it).
+        freeze_encoder: WavLM is not trained and stays in evaluation mode.
     """
 
     model_type = "foalnet"
@@ -65,6 +66,7 @@ class FoalNetConfig(PreTrainedConfig):
         mem_weight=0.1,
         pooling="mean",
         normalize_audio=False,
+        freeze_encoder=False,
         **kwargs,
     ):
         if modality not in MODALITIES:
@@ -87,6 +89,7 @@ class FoalNetConfig(PreTrainedConfig):
         self.mem_weight = mem_weight
         self.pooling = pooling
         self.normalize_audio = normalize_audio
+        self.freeze_encoder = freeze_encoder
         names = {"id2label": dict(enumerate(self.labels)), "label2id": {n: i for i, n in enumerate(self.labels)}}
         super().__init__(**{**kwargs, **names})
 
@@ -352,6 +355,8 @@ class FoalNet(PreTrainedModel):
             masks = config.wavlm.apply_spec_augment and config.wavlm.mask_time_prob > 0
             if not masks and hasattr(self.wavlm, "masked_spec_embed"):
                 unused.append(self.wavlm.masked_spec_embed)
+            if config.freeze_encoder:
+                unused += self.wavlm.parameters()
         if config.modality == "av" and not config.avel_weight:
             unused += [*self.audio_project.parameters(), *self.video_project.parameters(), self.temp]
         if config.modality == "av" and not config.mem_weight:
@@ -384,6 +389,13 @@ class FoalNet(PreTrainedModel):
         model.wavlm.load_state_dict(wavlm.state_dict())
         return model
 
+    def train(self, mode=True):
+        """As in torch; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if "a" in self.config.modality and self.config.freeze_encoder:
+            self.wavlm.eval()
+        return self
+
     def forward(
         self,
         input_values=None,
@@ -392,11 +404,13 @@ class FoalNet(PreTrainedModel):
         video_mask=None,
         labels=None,
         generator=None,
-        **kwargs,
+        audio_states=None,
+        audio_mask=None,
     ):
         """
         Args:
             input_values: (B, Na) float, 16 kHz waveform; attention_mask: (B, Na), 1 where valid, None = all.
+            audio_states, audio_mask: (B, Ta, Da) and (B, Ta), WavLM's output, instead of the two above.
             video_features: (B, Tv, Dv) float; video_mask: (B, Tv), 1 where valid, None = all.
             labels: (B,) int64; None predicts: no loss, and only the real pairs are fused.
             generator: torch.Generator of the hard negative draws, in the same state on every process; None uses the
@@ -405,7 +419,11 @@ class FoalNet(PreTrainedModel):
         """
         streams = {}
         if "a" in self.config.modality:
-            streams["audio"] = self.encode_audio(input_values, attention_mask)
+            streams["audio"] = (
+                self.encode_audio(input_values, attention_mask)
+                if audio_states is None
+                else (self.dropout(audio_states), audio_mask)
+            )
         if "v" in self.config.modality:
             streams["video"] = self.encode_video(video_features, video_mask)
         output = FoalNetOutput(**{f"{name}_pooled": self.pool(*stream) for name, stream in streams.items()})

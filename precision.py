@@ -11,8 +11,8 @@ NARROW = 256  # below this width casting costs what bf16 products save
 def choose_precision(requested, device_type, width):
     """The precision that `auto` stands for: the fastest one that trains safely.
 
-    bf16 keeps the range of fp32, so it needs no loss scaling; it is taken where the device multiplies it natively. Losses,
-    softmaxes and norms stay in fp32. What `accelerate launch --mixed_precision` says comes before `auto`.
+    bf16 keeps the range of fp32, so it needs no loss scaling; it is taken where the device multiplies it natively.
+    Losses, softmaxes and norms stay in fp32. What `accelerate launch --mixed_precision` says comes before `auto`.
 
     Args:
         requested: one of PRECISIONS.

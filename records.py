@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zlib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -78,6 +79,14 @@ def hash_file(path):
     """SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksum_weights(model):
+    """CRC-32 of all weights, eight hexadecimal digits: tells two checkpoints at one path apart."""
+    crc = 0
+    for _, value in sorted(model.state_dict().items()):
+        crc = zlib.crc32(value.contiguous().cpu().numpy(), crc)
+    return f"{crc:08x}"
 
 
 def describe_environment(lists, **more):

@@ -43,6 +43,7 @@ from optims import SCHEDULERS, build_optimizer, build_scheduler
 from plots import plot_confusion, plot_curves
 from precision import PRECISIONS, choose_precision
 from records import (
+    checksum_weights,
     describe_environment,
     find_folder,
     read_json,
@@ -51,6 +52,7 @@ from records import (
     write_predictions,
     write_text,
 )
+from states import cache_states
 
 logger = logging.getLogger("foalnet.train")
 DEBUG_UTTERANCES = 32
@@ -66,10 +68,15 @@ def parse_bool(text):
     raise argparse.ArgumentTypeError(f"{text!r} is not a boolean: True or False")
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Show each default, but not None or an empty text, of which the help itself says what they mean."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, "") else super()._get_help_string(action)
+
+
 def build_parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
     boolean = {"type": parse_bool, "nargs": "?", "const": True}
 
     data = parser.add_argument_group("data")
@@ -100,6 +107,10 @@ def build_parser():
 
     model = parser.add_argument_group("model")
     model.add_argument("--audio_model", default="microsoft/wavlm-large", help="WavLM checkpoint, folder or hub id")
+    model.add_argument(
+        "--freeze_encoder", default=False, **boolean, help="train what is behind WavLM only, on states computed once"
+    )
+    model.add_argument("--states_root", default="data/wavlm_states", help="folder of the states of --freeze_encoder")
     model.add_argument("--modality", default="av", choices=MODALITIES, help="audio and video, audio only, video only")
     model.add_argument("--pooling_model", default="mean", choices=POOLINGS, help="pooling of states over time")
     model.add_argument("--dropout", type=float, default=0.1, help="dropout of the cross attention")
@@ -125,6 +136,12 @@ def build_parser():
         type=int,
         default=1,
         help="forward passes an optimizer step; AVEL and MEM see one pass at a time",
+    )
+    optimisation.add_argument(
+        "--gradient_checkpointing",
+        default=False,
+        **boolean,
+        help="keep no states inside WavLM's layers and compute them again: less memory, a third more time",
     )
     optimisation.add_argument("--epochs", type=int, default=40, help="passes of as many draws as utterances")
     optimisation.add_argument("--scheduler", default="cosine", choices=SCHEDULERS, help="none is what the release did")
@@ -293,6 +310,7 @@ def build_model(args, video_dim):
         "mem_weight": args.mem_weight,
         "pooling": args.pooling_model,
         "normalize_audio": args.normalize_audio,
+        "freeze_encoder": args.freeze_encoder,
     }
     if video_dim is not None:
         config["video_dim"] = video_dim
@@ -334,24 +352,27 @@ def build_run(args):
     state = start_processes()
     configure_logging(state)
     splits, video_dim = load_lists(args, state.is_local_main_process)
+    set_seed(args.seed)
+    model = build_model(args, video_dim)
+    if args.gradient_checkpointing and "a" in args.modality:
+        model.wavlm.activation_checkpointing_enable()
+    accelerator = build_accelerator(args, model)
+    loaders = {"batch_size": args.batch_size, "num_workers": args.num_workers, "max_length": args.max_length}
+    loaders |= {"max_frames": args.max_frames, "normalize_audio": args.normalize_audio}
+    if args.freeze_encoder and "a" in args.modality:
+        cache_encoder(args, model, splits, accelerator, loaders)
+        loaders["states_root"] = args.states_root
     train_loader, evaluation_loaders = build_dataloaders(
         splits.pop("train"),
         splits,
-        args.batch_size,
-        args.seed,
-        args.num_workers,
+        seed=args.seed,
         rank=state.process_index,
         world_size=state.num_processes,
         modality=args.modality,
-        max_length=args.max_length,
-        max_frames=args.max_frames,
-        normalize_audio=args.normalize_audio,
+        **loaders,
     )
     if not len(train_loader):
         raise InputError(f"--train_src {args.train_src}: fewer utterances than processes")
-    set_seed(args.seed)
-    model = build_model(args, video_dim)
-    accelerator = build_accelerator(args, model)
     optimizer = build_optimizer(model, args.lr, args.l2, args.encoder_lr, args.decay_all)
     steps = args.epochs * -(-len(train_loader) // args.gradient_accumulation_steps)
     scheduler = build_scheduler(args.scheduler, optimizer, steps, args.warmup_ratio)
@@ -361,6 +382,15 @@ def build_run(args):
     accelerator.register_for_checkpointing(scheduler, run.progress)
     set_seed(args.seed, device_specific=True)  # dropout differs between processes
     return run
+
+
+def cache_encoder(args, model, splits, accelerator, loaders):
+    """Compute the states of the frozen encoder that are not on disk yet."""
+    settings = {"audio_model": args.audio_model, "weights_crc32": checksum_weights(model.wavlm)}
+    settings |= {"max_length": args.max_length, "normalize_audio": args.normalize_audio}
+    settings |= {"mixed_precision": accelerator.mixed_precision}
+    utterances = [utterance for split in splits.values() for utterance in split]
+    cache_states(args.states_root, model.wavlm.to(accelerator.device), utterances, settings, accelerator, **loaders)
 
 
 def configure_logging(state):

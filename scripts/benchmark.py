@@ -1,0 +1,483 @@
+"""How fast is Foal-Net, against what the release does and against what the machine can do.
+
+    python -m scripts.benchmark --workloads train eval data extract --size large --batch 8
+
+The arms run in turn, A B A B ..., and only ratios of their medians are claims. `stock` is what the release does,
+written with the same modules: transformers' WavLM as it is, everything padded to 6 s and 180 frames, real pairs fused
+twice, negatives drawn row by row, evaluation with all the losses, fp32 on a CPU and fp16 on a GPU. `ours` is what
+train.py runs. Each arm also shows its share of the machine's own ceiling: the rate of a large matrix product of its
+precision, timed in the same run.
+"""
+
+import argparse
+import contextlib
+import gc
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import soundfile as sf
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from dataloader import SAMPLE_RATE, FoalDataset, Utterance, collate
+from errors import command
+from model import FoalNet, FoalNetConfig, avel_losses
+from optims import build_optimizer
+from plots import COLOURS, DPI
+from precision import choose_precision
+from scripts import extract_clip
+
+WORKLOADS = ("train", "eval", "data", "extract")
+MAX_LENGTH, MAX_FRAMES, FRAME_RATE = 6.0, 180, 30
+SIZES = {  # fields of WavLMConfig; large and base are the published shapes
+    "tiny": {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "conv_dim": [64] * 7,
+        "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 4,
+    },
+    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+}
+SHARED = {  # of microsoft/wavlm-large
+    "feat_extract_norm": "layer",
+    "do_stable_layer_norm": True,
+    "activation_dropout": 0.0,
+    "final_dropout": 0.0,
+    "layerdrop": 0.0,  # the published 0.1 skips layers at random, which is noise in a timing
+    "mask_time_prob": 0.075,
+}
+
+
+CLIP_SIZES = {  # fields of CLIPVisionConfig: a toy, ViT-B/32 and ViT-L/14
+    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "base": {"projection_dim": 512},
+    "large": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "patch_size": 14,
+        "projection_dim": 768,
+    },
+}
+
+
+class StockFoalNet(FoalNet):
+    """The same modules and mathematics the way the release runs them; also the plain path that tests hold ours to."""
+
+    def encode_audio(self, input_values, attention_mask=None):
+        states = self.wavlm(input_values, attention_mask).last_hidden_state
+        mask = self.wavlm._get_feature_vector_attention_mask(states.shape[1], attention_mask)
+        return self.dropout(states) * mask[..., None], mask
+
+    def _align_and_fuse(self, audio, video, labels, generator, output):
+        output.audio_embeds = F.normalize(self.audio_project(output.audio_pooled).float(), dim=-1)
+        output.video_embeds = F.normalize(self.video_project(output.video_pooled).float(), dim=-1)
+        output.fused = torch.cat([self.fuse(self.a2v, *audio, *video), self.fuse(self.v2a, *video, *audio)], -1)
+        if labels is None:
+            return
+        output.logits_per_audio = output.audio_embeds @ output.video_embeds.T / self.temp
+        output.logits_per_video = output.video_embeds @ output.audio_embeds.T / self.temp
+        losses = [avel_losses(s, labels, labels).mean() for s in (output.logits_per_audio, output.logits_per_video)]
+        output.loss_avel = sum(losses) / 2
+        losses = [
+            self.match(self.a2v, self.a2v_head, audio, video, output.logits_per_audio, labels, generator),
+            self.match(self.v2a, self.v2a_head, video, audio, output.logits_per_video, labels, generator),
+        ]
+        output.loss_mem = sum(losses) / 2
+
+    def match(self, layers, head, stream, other, similarities, labels, generator):
+        """MEM of one direction: the real pairs fused again, a negative drawn for each row by itself."""
+        weights = similarities.detach().softmax(-1) * (labels[:, None] != labels)
+        rows = [i for i, row in enumerate(weights) if row.sum() > 0]
+        negatives = [torch.multinomial(weights[i], 1, generator=generator).item() for i in rows]
+        real = self.fuse(layers, stream[0][rows], stream[1][rows], other[0][rows], other[1][rows])
+        false = self.fuse(layers, stream[0][rows], stream[1][rows], other[0][negatives], other[1][negatives])
+        targets = torch.tensor([1] * len(rows) + [0] * len(rows), device=labels.device)
+        return F.cross_entropy(head(torch.cat([real, false])).float(), targets)
+
+
+def draw_durations(lengths, n, seed):
+    """Seconds of n utterances: IEMOCAP's (log-normal, median 3.58, sigma of the log 0.69, cut at 6) or all 6 s."""
+    if lengths == "fixed":
+        return np.full(n, MAX_LENGTH)
+    return np.clip(3.58 * np.exp(0.69 * np.random.default_rng(seed).standard_normal(n)), 0.58, MAX_LENGTH)
+
+
+def draw_batch(durations, video_dim, fixed, device):
+    """A random batch of these durations (seconds), padded to the longest or, `fixed`, to 6 s and 180 frames."""
+    rng = np.random.default_rng(0)
+    items = [
+        {
+            "utt_id": str(i),
+            "label": i % 4,
+            "input_values": rng.standard_normal(round(seconds * SAMPLE_RATE), dtype=np.float32) * 0.1,
+            "video_features": rng.standard_normal((max(1, round(seconds * FRAME_RATE)), video_dim), dtype=np.float32),
+        }
+        for i, seconds in enumerate(durations)
+    ]
+    batch = collate(items)
+    if fixed:
+        samples, frames = round(MAX_LENGTH * SAMPLE_RATE), MAX_FRAMES
+        for name, length in (("input_values", samples), ("attention_mask", samples), ("video_mask", frames)):
+            batch[name] = F.pad(batch[name], (0, length - batch[name].shape[1]))
+        batch["video_features"] = F.pad(batch["video_features"], (0, 0, 0, frames - batch["video_features"].shape[1]))
+    batch.pop("utt_ids")
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+@dataclass
+class Arm:
+    """One way of doing a workload: `run()` does it once, and what it costs is collected here."""
+
+    name: str
+    run: callable
+    flops: float = 0.0  # of one run
+    precision: str = "no"
+    seconds: list = None
+    peak_bytes: int = 0
+
+
+def synchronize(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def reset_peak(device):
+    """Start a new measurement of peak memory; on Linux the kernel's own mark of this process is reset."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def read_peak(device):
+    """Peak bytes since `reset_peak`: allocated on the GPU, or resident in this process; 0 where it can't be read."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def time_arms(arms, rounds, device):
+    """Run the arms in turn, one uncounted round first; fills in their `seconds` and `peak_bytes`."""
+    for arm in arms:
+        arm.seconds = []
+    for counted in tqdm([False] + [True] * rounds, desc=" / ".join(arm.name for arm in arms), leave=False):
+        for arm in arms:
+            reset_peak(device)
+            synchronize(device)
+            started = time.perf_counter()
+            arm.run()
+            synchronize(device)
+            if counted:
+                arm.seconds.append(time.perf_counter() - started)
+                arm.peak_bytes = max(arm.peak_bytes, read_peak(device))
+
+
+def measure_ceilings(device, rounds=5):
+    """The machine at its best: FLOP/s of a large matrix product by precision, and `bytes`, bytes/s of a copy."""
+    n, ceilings = 8192 if device.type == "cuda" else 2048, {}
+    for name, dtype in (("no", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        if name == "fp16" and device.type == "cpu":
+            continue
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+        ceilings[name] = 2 * n**3 / best_time(lambda a=a, b=b: a @ b, rounds, device)
+    source = torch.randn(64 * 2**20, device=device)
+    target = torch.empty_like(source)
+    ceilings["bytes"] = 2 * source.nbytes / best_time(lambda: target.copy_(source), rounds, device)
+    return ceilings
+
+
+def best_time(function, rounds, device):
+    times = []
+    for _ in range(rounds + 1):
+        synchronize(device)
+        started = time.perf_counter()
+        function()
+        synchronize(device)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
+
+
+def build_models(size, video_dim, device):
+    """A stock and an ours FoalNet of the same weights, and their optimizers."""
+    config = FoalNetConfig(wavlm={**SHARED, **SIZES[size]}, video_dim=video_dim)
+    torch.manual_seed(0)
+    stock = StockFoalNet(config).to(device)
+    ours = FoalNet(config).to(device)
+    ours.load_state_dict(stock.state_dict())
+    return stock, ours
+
+
+def bench_model(workload, args, batch_size, lengths, device):
+    """Arms of `train` or `eval` at one batch size."""
+    stock, ours = build_models(args.size, args.video_dim, device)
+    durations = draw_durations(lengths, batch_size, args.seed)
+    fixed = draw_batch(durations, args.video_dim, True, device)
+    padded = draw_batch(durations, args.video_dim, False, device)
+    auto = choose_precision("auto", device.type, SIZES[args.size]["hidden_size"])
+    stock_precision = "fp16" if device.type == "cuda" else "no"
+    make = make_train_arm if workload == "train" else make_eval_arm
+    arms = [
+        make("stock", stock, fixed, stock_precision, device),
+        make("ours, fp32", ours, padded, "no", device),
+    ]
+    if auto != "no":
+        arms.append(make(f"ours, {auto}", ours, padded, auto, device))
+    return arms
+
+
+def autocast(precision, device):
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
+
+
+def make_train_arm(name, model, batch, precision, device):
+    """Forward, backward and AdamW step."""
+    if isinstance(model, StockFoalNet):
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    else:
+        optimizer = build_optimizer(model, 1e-5, 0.01)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+    def run():
+        model.train()
+        with autocast(precision, device):
+            loss = model(**batch).loss
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+    return Arm(name, run, count_flops(run), precision)
+
+
+def make_eval_arm(name, model, batch, precision, device):
+    """Prediction; the release computes every loss on the way."""
+    inputs = {k: v for k, v in batch.items() if k != "labels" or isinstance(model, StockFoalNet)}
+
+    def run():
+        model.eval()
+        with torch.no_grad(), autocast(precision, device):
+            model(**inputs)
+
+    return Arm(name, run, count_flops(run), precision)
+
+
+def count_flops(run):
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+class StockDataset(FoalDataset):
+    """The whole file read, then cut and padded to the fixed length, as the release does."""
+
+    def __getitem__(self, i):
+        utterance = self.utterances[i]
+        samples, _ = sf.read(utterance.path, dtype="float32")
+        features = np.load(utterance.features)
+        audio, video = np.zeros(round(MAX_LENGTH * SAMPLE_RATE), np.float32), np.zeros((MAX_FRAMES, features.shape[1]))
+        n, frames = min(len(audio), len(samples)), min(MAX_FRAMES, len(features))
+        audio[:n], video[:frames] = samples[:n], features[:frames]
+        return {"utt_id": utterance.utt_id, "label": 0, "input_values": audio, "video_features": video}
+
+
+def bench_data(args, folder):
+    """Arms that read 256 utterances (6 s of wav, 180 x 768 float16) in batches of 16 by one worker process."""
+    rng, utterances = np.random.default_rng(args.seed), []
+    for i in range(256):
+        wav, npy = Path(folder, f"{i}.wav"), Path(folder, f"{i}.npy")
+        sf.write(wav, rng.standard_normal(round(MAX_LENGTH * SAMPLE_RATE)) * 0.1, SAMPLE_RATE)
+        np.save(npy, rng.standard_normal((MAX_FRAMES, args.video_dim)).astype(np.float16))
+        utterances.append(Utterance(str(i), str(wav), 0, str(npy), MAX_LENGTH))
+
+    def make(name, dataset):
+        loader = DataLoader(dataset, 16, collate_fn=collate, num_workers=1, persistent_workers=True)
+        return Arm(name, lambda: [None for _ in loader])
+
+    return [make("stock", StockDataset(utterances)), make("ours", FoalDataset(utterances))]
+
+
+def write_video(path, seconds, rng):
+    """A 720x480 MPEG-4 video in avi at 30 frames/s with moving noise: what a DivX dialogue costs to decode."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=FRAME_RATE)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 720, 480, "yuv420p", 1_000_000
+        picture = np.kron(rng.integers(0, 255, (30, 45, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+        for i in range(round(seconds * FRAME_RATE)):
+            frame = av.VideoFrame.from_ndarray(np.roll(picture, 2 * i, axis=1), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def bench_extract(args, folder, device):
+    """Decoding alone, the network alone and both together, on two dialogues of overlapping utterances."""
+    rng, rows = np.random.default_rng(args.seed), []
+    for video in range(2):
+        write_video(Path(folder, f"{video}.avi"), args.video_seconds, rng)
+        for i, start in enumerate(np.arange(0, args.video_seconds - 2, 1.5)):
+            rows.append(
+                (f"{video}_{i}", str(Path(folder, f"{video}.avi")), start, start + 2.0, ["left", "right"][i % 2])
+            )
+    table = pd.DataFrame(rows, columns=["id", "video", "start", "end", "crop"])
+    torch.manual_seed(args.seed)
+    config = CLIPVisionConfig(**CLIP_SIZES[args.clip_size])
+    edge = config.image_size
+    processor = CLIPImageProcessorPil(size={"shortest_edge": edge}, crop_size={"height": edge, "width": edge})
+    precision = choose_precision("auto", device.type, config.hidden_size)
+    encoder = extract_clip.ClipEncoder(
+        CLIPVisionModelWithProjection(config), processor, device, extract_clip.DTYPES[precision]
+    )
+    prepare = extract_clip.FramePreparer(processor, (112, 368))
+
+    def load():
+        videos = list(extract_clip.group_by_video(table).items())
+        workers = max(1, len(os.sched_getaffinity(0)))
+
+        def cut(path, clips):
+            return extract_clip.cut_clips(path, clips, prepare)
+
+        return extract_clip.FrameLoader(videos, cut, workers, 4 * args.frames_batch)
+
+    frames = [item.pixels for item in load() if isinstance(item, extract_clip.Frame)]
+
+    def run_network():
+        for i in range(0, len(frames), args.frames_batch):
+            encoder(np.stack(frames[i : i + args.frames_batch]))
+
+    def run_both():
+        extract_clip.encode_frames(load(), encoder, extract_clip.FeatureWriter(folder, np.float32), args.frames_batch)
+
+    return [
+        Arm("decoding alone", lambda: sum(1 for _ in load())),
+        Arm("network alone", run_network, count_flops(run_network), precision),
+        Arm("both", run_both, count_flops(run_network), precision),
+    ], len(frames)
+
+
+def describe_arms(case, arms, ceilings):
+    """Rows of the table: medians, speed against the first arm pair by pair, peak memory, share of the ceiling."""
+    rows = []
+    for arm in arms:
+        seconds = statistics.median(arm.seconds)
+        ratios = [first / own for first, own in zip(arms[0].seconds, arm.seconds, strict=True)]
+        rows.append(
+            {
+                **case,
+                "arm": arm.name,
+                "seconds": seconds,
+                "speed-up": statistics.median(ratios),
+                "from": min(ratios),
+                "to": max(ratios),
+                "peak GiB": arm.peak_bytes / 2**30,
+                "TFLOP": arm.flops / 1e12 or None,
+                "of ceiling": arm.flops / seconds / ceilings[arm.precision] or None,
+            }
+        )
+    return rows
+
+
+def plot_costs(table, path):
+    """Seconds an utterance against batch size, one panel a workload and set of lengths."""
+    models = table[table["workload"].isin(["train", "eval"])]
+    panels = list(models.groupby(["workload", "lengths"]))
+    figure, all_axes = plt.subplots(
+        1, len(panels), figsize=(4.5 * len(panels), 3.2), squeeze=False, layout="constrained"
+    )
+    for axes, ((workload, lengths), rows) in zip(all_axes[0], panels, strict=True):
+        for colour, (name, arm) in zip(COLOURS, rows.groupby("arm", sort=False), strict=False):
+            axes.plot(arm["batch"], arm["seconds"] / arm["batch"], marker="o", color=colour, label=name)
+        axes.set(title=f"{workload}, {lengths} lengths", xlabel="batch size", ylabel="s an utterance", ylim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--workloads", nargs="+", default=["train", "eval", "data", "extract"], choices=WORKLOADS)
+    parser.add_argument("--size", default="large", choices=SIZES, help="shape of WavLM")
+    parser.add_argument("--video_dim", type=int, default=768, help="width of the video features")
+    parser.add_argument("--lengths", nargs="+", default=["iemocap"], choices=("iemocap", "fixed"), help="durations")
+    parser.add_argument("--batch", type=int, nargs="+", default=[8], help="utterances a step, several for a plot")
+    parser.add_argument("--clip_size", default="base", choices=CLIP_SIZES, help="shape of CLIP for extract")
+    parser.add_argument("--video_seconds", type=float, default=12.0, help="length of the two videos of extract")
+    parser.add_argument("--frames_batch", type=int, default=32, help="frames through CLIP at a time")
+    parser.add_argument("--rounds", type=int, default=3, help="counted runs of each arm")
+    parser.add_argument("--seed", type=int, default=1234, help="seed of durations, weights and pictures")
+    parser.add_argument("--out", default="runs/benchmark", help="folder for benchmark.csv, .txt and .png")
+    return parser
+
+
+def run_workload(workload, args, ceilings, device):
+    """Rows of the table of one workload."""
+    rows = []
+    if workload in ("train", "eval"):
+        for lengths in args.lengths:
+            for batch_size in args.batch:
+                arms = bench_model(workload, args, batch_size, lengths, device)
+                time_arms(arms, args.rounds, device)
+                case = {"workload": workload, "size": args.size, "lengths": lengths, "batch": batch_size}
+                rows += describe_arms(case, arms, ceilings)
+        return rows
+    with tempfile.TemporaryDirectory() as folder:
+        if workload == "data":
+            arms, count, where = bench_data(args, folder), 256, torch.device("cpu")
+            case = {"workload": workload, "size": "6 s + 180 frames"}
+        else:
+            (arms, count), where = bench_extract(args, folder, device), device
+            case = {"workload": workload, "size": f"CLIP {args.clip_size}"}
+        time_arms(arms, args.rounds, where)
+    rows = describe_arms(case, arms, ceilings)
+    return [{**row, "items/s": count / row["seconds"]} for row in rows]
+
+
+@command
+def main(argv=None):
+    """Time the workloads. Returns: the table, a DataFrame."""
+    args = build_parser().parse_args(argv)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ceilings = measure_ceilings(device)
+    rows = [row for workload in args.workloads for row in run_workload(workload, args, ceilings, device)]
+    table, out = pd.DataFrame(rows), Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(out / "benchmark.csv", index=False)
+    text = table.to_string(index=False, float_format="%.3g", na_rep="")
+    rates = ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in ceilings.items() if name != "bytes")
+    text += f"\nceilings: {rates}, copy {ceilings['bytes'] / 1e9:.1f} GB/s; {torch.get_num_threads()} threads, {device}"
+    (out / "benchmark.txt").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    if {"train", "eval"} & set(args.workloads):
+        plot_costs(table, out / "benchmark.png")
+    return table
+
+
+if __name__ == "__main__":
+    main()
