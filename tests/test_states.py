@@ -1,0 +1,70 @@
+"""Training on cached states of a frozen encoder: the same numbers as through the encoder, computed once."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from tiny import build_model, make_batch, write_corpus, write_wavlm
+from transformers import WavLMModel
+
+import train
+from errors import InputError
+from model import FoalNet
+from records import read_json
+from wavlm import encode
+
+
+@pytest.fixture(autouse=True)
+def fresh_state():
+    yield
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    logging.getLogger("foalnet").handlers.clear()
+
+
+def test_states_take_the_place_of_the_waveform():
+    model = build_model(freeze_encoder=True).train()
+    batch = make_batch([0, 1, 2, 0, 1])
+    states, mask = encode(model.wavlm, batch["input_values"], batch["attention_mask"])
+    cached = {key: batch[key] for key in ("video_features", "video_mask", "labels")}
+    losses = []
+    for inputs in (batch, {**cached, "audio_states": states, "audio_mask": mask}):
+        model.zero_grad()
+        loss = model(**inputs, generator=torch.Generator().manual_seed(0)).loss
+        loss.backward()
+        losses.append((loss.detach(), model.a2v[0].w_k.weight.grad.clone()))
+        assert all(parameter.grad is None for parameter in model.wavlm.parameters())
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+def test_one_pass_serves_every_run_of_the_same_encoder(tmp_path, monkeypatch):
+    corpus, wavlm = write_corpus(tmp_path / "corpus"), write_wavlm(tmp_path / "wavlm")
+    encoded = []
+    monkeypatch.setattr("states.encode", lambda *args: encoded.append(len(args[1])) or encode(*args))
+
+    def run(name, *flags):
+        fresh = [f"--train_src={corpus}/train.scp", f"--valid_src={corpus}/valid.scp", f"--audio_model={wavlm}"]
+        fresh += [f"--video_root={corpus}/features", f"--states_root={tmp_path}/states", "--num_workers=0"]
+        result = train.main([*fresh, f"--save_root={tmp_path}/{name}", "--epochs=2", "--freeze_encoder", *flags])
+        AcceleratorState._reset_state(True)
+        GradientState._reset_state()
+        return result
+
+    first = run("first")
+    assert sum(encoded) == 36 + 11
+    second = run("second")
+    assert sum(encoded) == 36 + 11, "the second run encoded again"
+    assert first["confusion"] == second["confusion"]
+    assert first["loss"] == second["loss"]
+    before = WavLMModel.from_pretrained(wavlm).state_dict()
+    after = FoalNet.from_pretrained(tmp_path / "first" / "best").wavlm.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before), "the frozen encoder moved"
+    assert np.load(next((tmp_path / "states").glob("*.npy"))).dtype == np.float32
+    assert read_json(tmp_path / "states" / "states.json")["audio_model"] == wavlm
+    with pytest.raises(SystemExit) as stop:
+        run("third", "--normalize_audio")
+    assert stop.value.code == 2
+    assert isinstance(stop.value.__cause__, InputError)
+    assert "normalize_audio was False and is True" in str(stop.value.__cause__)
