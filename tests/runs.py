@@ -1,0 +1,93 @@
+"""Finished run folders as train.py writes them, without training; for the tests of the report."""
+
+import csv
+import json
+
+import numpy as np
+
+from metrics import count_confusion, summarize_confusion
+
+LABELS = ["hap", "neu", "sad", "ang"]
+SYSTEMS = {  # name in the report: folder, modality, avel_weight, mem_weight, how often it is right
+    "audio only": ("audio", "a", 1.0, 0.1, 0.70),
+    "video only": ("video", "v", 1.0, 0.1, 0.45),
+    "fusion baseline": ("baseline", "av", 0.0, 0.0, 0.72),
+    "+ AVEL": ("avel", "av", 1.0, 0.0, 0.75),
+    "+ MEM": ("mem", "av", 0.0, 0.1, 0.73),
+    "+ AVEL + MEM": ("both", "av", 1.0, 0.1, 0.80),
+}
+
+
+def draw_labels(utt_ids, n_classes=4):
+    """The label of an utterance is a function of its id alone, as in a corpus."""
+    return np.array([sum(map(ord, utt_id)) * 7 % n_classes for utt_id in utt_ids])
+
+
+def draw_predictions(labels, accuracy, n_classes, rng):
+    """Right with this probability, else any other class."""
+    wrong = (labels + rng.integers(1, n_classes, len(labels))) % n_classes
+    return np.where(rng.random(len(labels)) < accuracy, labels, wrong)
+
+
+def write_run(folder, utt_ids, labels, predictions, system="+ AVEL + MEM", names=LABELS, seed=1234, **more):
+    """Write a run folder. Args: labels, predictions: (n,) int. more: keys of result.json to replace."""
+    _, modality, avel_weight, mem_weight, _ = SYSTEMS[system]
+    summary = summarize_confusion(count_confusion(labels, predictions, len(names)), names)
+    result = {"protocol": "paper", "reported": "valid", "modality": modality, "labels": list(names), "seed": seed}
+    result.update(avel_weight=avel_weight, mem_weight=mem_weight, epochs=3, best_epoch=2)
+    result.update(train_src=f"{folder.name}_train.scp", valid_src=f"{folder.name}_valid.scp", test_src=None)
+    result.update(**summary, valid=summary)
+    result.update(more)
+    folder.mkdir(parents=True)
+    split = result["reported"]
+    with open(folder / f"predictions_{split}.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["utt_id", "label", "prediction", *(f"prob_{name}" for name in names)])
+        for utt_id, label, prediction in zip(utt_ids, labels, predictions, strict=True):
+            probabilities = np.eye(len(names))[prediction]
+            writer.writerow([utt_id, names[label], names[prediction], *probabilities])
+    history = [_make_line(epoch, names, modality, result) for epoch in range(1, result["epochs"] + 1)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
+    flags = "modality avel_weight mem_weight labels seed epochs".split()
+    (folder / "args.json").write_text(json.dumps({"lr": 1e-4, **{name: result[name] for name in flags}}))
+    environment = {"command": f"train.py --save_root '{folder}'", "git_commit": "0123456789abcdef", "python": "3.11.7"}
+    environment.update(versions={"torch": "2.11.0"}, hardware={"cores": 2, "processor": "any", "gpus": []})
+    environment["sha256"] = {result["train_src"]: "ab" * 32}
+    (folder / "environment.json").write_text(json.dumps(environment))
+    _write_embeddings(folder / f"embeddings_{split}.npz", utt_ids, labels, modality)
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+def _make_line(epoch, names, modality, result):
+    line = {"epoch": epoch, "train_loss": 2 / epoch, "train_loss_cls": 1 / epoch, "learning_rate": 1e-4 / epoch}
+    if modality == "av":
+        line.update(similarity_same=0.1 * epoch, similarity_other=0.0, temperature=2.6)
+    line.update(valid_loss=1 / epoch, valid_ua=result["ua"] * (0.7 + 0.1 * epoch), valid_wa=result["wa"])
+    return {**line, "valid_macro_f1": result["macro_f1"], "valid_recall": dict.fromkeys(names, 0.5)}
+
+
+def _write_embeddings(path, utt_ids, labels, modality):
+    rng = np.random.default_rng(len(utt_ids))
+    names = {"a": ["audio_pooled"], "v": ["video_pooled"]}.get(
+        modality, ["audio_pooled", "video_pooled", "audio_embeds", "video_embeds"]
+    )
+    states = {
+        name: (rng.normal(size=(len(labels), 8)) + labels[:, None]).astype(np.float16) for name in [*names, "fused"]
+    }
+    np.savez(path, utt_ids=np.array(utt_ids), labels=labels, **states)
+
+
+def write_ablation(root, systems=tuple(SYSTEMS), folds=5, size=30, seeds=(1234,), names=LABELS, **more):
+    """Write the runs of an ablation, `<root>/<system>/seedS/sessionK`; every fold has its own utterances."""
+    for number, system in enumerate(systems):
+        folder, *_, accuracy = SYSTEMS[system]
+        for seed in seeds:
+            for fold in range(1, folds + 1):
+                utt_ids = [f"Ses0{fold}F_impro01_{'FM'[i % 2]}{i:03d}" for i in range(size)]
+                labels = draw_labels(utt_ids, len(names))
+                rng = np.random.default_rng([seed, fold, number])
+                predictions = draw_predictions(labels, accuracy, len(names), rng)
+                target = root / folder / f"seed{seed}" / f"session{fold}"
+                write_run(target, utt_ids, labels, predictions, system, names, seed, **more)
+    return root
