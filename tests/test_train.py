@@ -449,6 +449,7 @@ def take_step(corpus, wavlm, tmp_path, parts, **flags):
     before = setup.scheduler.last_epoch
     train.train_step(setup, batches, parts, totals)
     assert setup.scheduler.last_epoch == before + 1
+    assert setup.progress.forward_passes == len(parts)  # the seed of the next draw of negatives
     assert all(p.grad is None or not p.grad.any() for p in setup.model.parameters())
     loss, count = totals["loss"].tolist()
     assert count == sum(parts)
