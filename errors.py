@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import sys
+import time
 
 logger = logging.getLogger("foalnet")
 
@@ -29,10 +30,11 @@ def command(main):
         try:
             return main(*args, **kwargs)
         except InputError as error:
-            if os.environ.get("RANK", "0") == "0":  # every process of a launch meets the same error
-                message = str(error).split("InputError: ")[-1]  # without the traceback that a data loading process adds
-                for line in message.splitlines():
-                    print(f"error: {line}", file=sys.stderr)
+            if os.environ.get("RANK", "0") != "0":
+                time.sleep(5)  # most errors meet every process of a launch; then the first one to say it ends them all
+            message = str(error).split("InputError: ")[-1]  # without the traceback that a data loading process adds
+            for line in message.splitlines():
+                print(f"error: {line}", file=sys.stderr)
             raise SystemExit(2) from error
 
     return run

@@ -20,6 +20,7 @@ def start_cpu_processes(arguments):
     if not asked_for_several or "LOCAL_RANK" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return
     words = [part for word in psutil.Process().parent().cmdline() for part in word.split("=", 1)]
+    words = ["--num_processes" if word == "--num-processes" else word for word in words]
     if "--num_processes" not in words:
         return
     count = words[words.index("--num_processes") + 1]

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, parse_flag_from_env, set_seed
 from tqdm import tqdm
 
 from dataloader import (
@@ -341,6 +341,7 @@ def build_accelerator(args, model):
             mixed_precision=precision,
             log_with=None if args.report_to == "none" else args.report_to,
             project_dir=args.save_root,
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # train_step accumulates
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=layerdrop)],
         )
     except ValueError as error:
@@ -557,33 +558,38 @@ def write_evaluation(run, split, evaluation, summary):
 
 def open_save_root(run):
     """Begin a run folder, or go on with one. Raises: InputError rather than lose or mix anything."""
-    root, args = run.save_root, vars(run.args)
-    started = (root / "args.json").is_file()
+    root, args, accelerator = run.save_root, vars(run.args), run.accelerator
+    lists = [run.args.train_src, *evaluation_lists(run.args).values()]
+    environment = describe_environment(
+        lists, mixed_precision=accelerator.mixed_precision, processes=accelerator.num_processes
+    )
     last = find_folder(root / "last")
-    if started and not run.args.resume and last:
+    if last and not run.args.resume:
         raise InputError(f"--save_root {root}: holds a run already; --resume goes on with it, or name another folder")
-    if last and run.args.resume:
-        before = read_json(root / "args.json")
-        changed = [k for k in args if k not in FREE_ON_RESUME and args[k] != before.get(k)]
-        if changed:
-            differences = ", ".join(f"--{name} was {before.get(name)!r} and is {args[name]!r}" for name in changed)
-            raise InputError(f"--resume {root}: {differences}; resume with the same flags")
-        run.accelerator.load_state(str(last))
+    if last:
+        refuse_changes(root, args, environment)
+        accelerator.load_state(str(last))
         logger.info(f"Resume after epoch {run.progress.epoch} of {root}")
-    run.accelerator.wait_for_everyone()
-    if run.accelerator.is_main_process:
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
         root.mkdir(parents=True, exist_ok=True)
         write_json(root / "args.json", args)
-        lists = [run.args.train_src, *evaluation_lists(run.args).values()]
-        precision, processes = run.accelerator.mixed_precision, run.accelerator.num_processes
-        write_json(
-            root / "environment.json", describe_environment(lists, mixed_precision=precision, processes=processes)
-        )
-        parent = logging.getLogger("foalnet")
-        parent.addHandler(logging.FileHandler(root / "train.log", encoding="utf-8"))
+        write_json(root / "environment.json", environment)
+        logging.getLogger("foalnet").addHandler(logging.FileHandler(root / "train.log", encoding="utf-8"))
     write_history(run)  # an interruption may have come between last/ and these
     flat = {name: value for name, value in args.items() if isinstance(value, (int, float, str, bool))}
-    run.accelerator.init_trackers("foalnet", config=flat)
+    accelerator.init_trackers("foalnet", config=flat)
+
+
+def refuse_changes(root, args, environment):
+    """Raise InputError where a run would go on with other flags, lists, precision or processes than it began with."""
+    before, then = read_json(root / "args.json"), read_json(root / "environment.json")
+    pairs = {f"--{name}": (before.get(name), args[name]) for name in args if name not in FREE_ON_RESUME}
+    pairs |= {name: (then[name], environment[name]) for name in ("mixed_precision", "processes")}
+    pairs |= {f"SHA-256 of {path}": (then["sha256"].get(path), now) for path, now in environment["sha256"].items()}
+    changed = [f"{name} was {old!r} and is {new!r}" for name, (old, new) in pairs.items() if old != new]
+    if changed:
+        raise InputError(f"--resume {root}: {', '.join(changed)}; resume with the same")
 
 
 @command
