@@ -3,6 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 DEMO ?= demo
 BENCH ?=
+TESTS ?=
 
 export VENV
 export PATH := $(abspath $(VENV))/bin:$(PATH)
@@ -20,7 +21,7 @@ demo: $(VENV)/installed
 	bash scripts/demo.sh $(DEMO)
 
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses 2 $(TESTS)
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
