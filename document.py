@@ -27,7 +27,8 @@ ul.alarm li { max-width: none; margin: 0.25rem 0; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-size: 0.92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.35rem 0.8rem 0.35rem 0; text-align: right; white-space: nowrap; vertical-align: baseline; }
 th + th, td + td { padding-left: 0.4rem; }
-th { color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--line); vertical-align: bottom; }
+th { color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--line); vertical-align: bottom;
+  white-space: normal; }
 td { border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--page); }
 td:first-child { font-weight: 600; }
@@ -39,7 +40,7 @@ figcaption { color: #5d6470; font-size: 0.85rem; padding: 0.3rem 0.3rem 0; max-w
 details { margin: 0.6rem 0; } summary { cursor: pointer; color: var(--soft); }
 pre { overflow-x: auto; background: var(--band); padding: 0.7rem; font-size: 0.8rem; }
 @media (max-width: 30rem) { body { font-size: 15px; } table { font-size: 0.85rem; }
-  th, td { padding-right: 0.5rem; } th:first-child, td:first-child { max-width: 9.5rem; white-space: normal; } }
+  th, td { padding-right: 0.5rem; } th:first-child, td:first-child { min-width: 7.5rem; max-width: 9.5rem; white-space: normal; } }
 @media print { details > * { display: block; } }
 """
 

@@ -89,8 +89,8 @@ def plot_confusion(confusion, names, path_or_ax, title=""):
     if isinstance(path_or_ax, Axes):
         figure, ax = None, path_or_ax
     else:
-        side = 1.9 + 0.65 * len(names)
-        figure = Figure(figsize=(max(side, 3.6), side), layout="constrained")
+        side = 1.3 + 0.55 * len(names)
+        figure = Figure(figsize=(max(side, 3.5), max(side, 2.6)), layout="constrained")
         ax = figure.subplots()
     ax.imshow(np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(confusion):
@@ -105,7 +105,7 @@ def plot_confusion(confusion, names, path_or_ax, title=""):
     ax.set_yticks(range(len(names)), names)
     ax.tick_params(length=0)
     ax.set(xlabel="predicted", ylabel="label, % of the row")
-    ax.set_title(title, wrap=True)
+    ax.set_title(title, fontsize=9, wrap=True)
     if figure is not None:
         save_figure(figure, path_or_ax)
 
@@ -198,12 +198,12 @@ def plot_comparison(histories, path):
 
 
 @styled
-def plot_scores(scores, chance, path):
+def plot_scores(scores, chance, path, title=""):
     """Draw the UA of systems: a dot for each fold, the pooled score with its interval, the paper's where there is one.
 
     Args:
         scores: {system: dict with `folds` (list), `pooled`, `low`, `high` and `paper` (or None)}, all in %.
-        chance: UA of guessing, %. path: the PNG to write, or an open binary file.
+        chance: UA of guessing, %. path: the PNG to write, or an open binary file. title: of the axis.
     """
     figure = Figure(figsize=(6.4, 1.1 + 0.42 * len(scores)), layout="constrained")
     ax = figure.subplots()
@@ -219,7 +219,7 @@ def plot_scores(scores, chance, path):
     ax.axvline(chance, color=COLOURS[6], linestyle=DASHES[2], linewidth=1, label="chance")
     ax.set_yticks(range(len(scores)), list(scores))
     ax.set_ylim(len(scores) - 0.5, -0.5)
-    ax.set_xlabel("UA, %")
+    ax.set_xlabel(title or "UA, %")
     figure.legend(loc="outside upper center", ncols=4)
     save_figure(figure, path)
 
@@ -240,7 +240,7 @@ def plot_embeddings(panels, names, path):
         for stream, marker in enumerate("ox"):
             for i in range(len(names)):
                 chosen = (labels == i) & (streams == stream)
-                size = {"s": 14, "linewidths": 0.4 if marker == "o" else 1.1, "alpha": 0.8}
+                size = {"s": 18, "linewidths": 0.4 if marker == "o" else 1.1, "alpha": 0.8}
                 edge = {"edgecolors": "white"} if marker == "o" else {}
                 ax.scatter(*points[chosen].T, marker=marker, color=COLOURS[i % len(COLOURS)], **size, **edge)
         ax.set_title(title)

@@ -49,9 +49,10 @@ class Run:
 class System:
     """One row of a table: the folds and seeds of one model."""
 
-    name: str
+    kind: str  # of `name_system`
     folder: Path  # above the seeds and folds
     runs: list
+    name: str = ""  # the kind, with the folder where several systems are of that kind
 
     @property
     def labels(self):
@@ -220,9 +221,9 @@ def group_runs(runs, root):
                 raise InputError(f"{folder}: {name}: fold {fold} with seed {seed} is there {n} times")
     experiments = {}
     for (protocol, labels, name, folder), members in systems.items():
-        experiments.setdefault((protocol, labels), []).append(System(name, folder, members))
+        experiments.setdefault((protocol, labels), []).append(System(name, folder, members, name))
     for members in experiments.values():
-        members.sort(key=lambda system: (_rank(system.name), system.name, natural_order(system.folder)))
+        members.sort(key=lambda system: (_rank(system.kind), system.kind, natural_order(system.folder)))
         names = Counter(system.name for system in members)
         for system in members:
             if names[system.name] > 1:

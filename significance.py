@@ -8,8 +8,6 @@ Sources: Efron and Tibshirani 1993, chapters 13 and 16; McNemar 1947, exact form
 import numpy as np
 from scipy.stats import binomtest
 
-CHUNK = 4_000_000  # numbers of a block of bootstrap weights
-
 
 def count_hits(labels, hits, units, n_classes):
     """Hits and support by unit and class.
@@ -42,16 +40,11 @@ def resample_scores(counts, resamples, seed=0):
         resamples: number of samples. seed: of the draws.
     Returns: (resamples, ..., 2) float, UA and WA.
     """
-    rng = np.random.default_rng(seed)
     n = len(counts)
-    flat = counts.reshape(n, -1)
-    blocks = []
-    for start in range(0, resamples, max(1, CHUNK // n)):
-        size = min(max(1, CHUNK // n), resamples - start)
-        draws = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
-        weights = np.bincount(draws.ravel(), minlength=size * n).reshape(size, n)
-        blocks.append(score_counts((weights @ flat).reshape(size, *counts.shape[1:])))
-    return np.concatenate(blocks)
+    # Units with the same counts are interchangeable: draw how many of each kind, not which.
+    kinds, frequency = np.unique(counts.reshape(n, -1), axis=0, return_counts=True)
+    weights = np.random.default_rng(seed).multinomial(n, frequency / n, size=resamples)
+    return score_counts((weights @ kinds).reshape(resamples, *counts.shape[1:]))
 
 
 def percentile_interval(scores, level=0.95):

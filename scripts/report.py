@@ -67,6 +67,7 @@ DURATIONS = {"under 2 s": (0, 2), "2 to 4 s": (2, 4), "4 to 6 s": (4, 6), "6 s a
 NOT_GROUPS = ("id", "path", "label", "video", "start", "end", "crop", "duration")
 MOST_GROUPS = 40  # a manifest column with more values is no grouping
 FEW_SPEAKERS = 10
+EXACT_TSNE = 300  # points up to which the exact gradient is the faster one
 EMBEDDINGS = {
     "audio, before": ("audio_pooled",),
     "video, before": ("video_pooled",),
@@ -84,7 +85,7 @@ def parse_args(argv=None):
     parser.add_argument("--summary", action="store_true", help="print the table and write nothing")
     parser.add_argument("--resamples", type=int, default=5000, help="bootstrap samples (default: %(default)s)")
     parser.add_argument(
-        "--tsne_points", type=int, default=1500, help="utterances in a t-SNE; 0 draws none (default: %(default)s)"
+        "--tsne_points", type=int, default=500, help="utterances in a t-SNE; 0 draws none (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of bootstrap and t-SNE (default: %(default)s)")
     args = parser.parse_args(argv)
@@ -104,6 +105,10 @@ def interval(low_high):
     return "[{}, {}]".format(*map(percent, low_high))
 
 
+def show_p(p):
+    return f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
+
+
 def mean_std(values):
     """`mean ± std` in %, the sample's standard deviation (n - 1); of a single value the value."""
     text = percent(np.mean(values))
@@ -111,13 +116,19 @@ def mean_std(values):
 
 
 def explain_paper(experiment):
-    """None where the paper's figures belong beside these; else the reason why they don't."""
+    """None where the paper's figures belong beside some of these; else the reason why they don't."""
     if set(experiment.labels) != PAPER_LABELS:
         return f"the labels are {' '.join(experiment.labels)}, the paper's are hap neu sad ang"
     sizes = sorted({len(system.utterances) for system in experiment.systems})
-    if sizes != [PAPER_UTTERANCES]:
+    if PAPER_UTTERANCES not in sizes:
         return f"these are {', '.join(map(str, sizes))} utterances, the paper's are IEMOCAP's {PAPER_UTTERANCES}"
     return None
+
+
+def find_paper(system):
+    """The paper's (UA, WA) of a system in %, (None, None) where they don't belong beside it."""
+    alike = set(system.labels) == PAPER_LABELS and len(system.utterances) == PAPER_UTTERANCES
+    return PAPER.get(system.kind, (None, None)) if alike else (None, None)
 
 
 def score_system(system, speakers, resamples, seed):
@@ -143,36 +154,43 @@ def score_system(system, speakers, resamples, seed):
     return scores
 
 
-def build_main_table(experiment, scores, paper):
-    """The table of the systems as texts. Args: scores: {name: dict of `score_system`}. paper: show its column?"""
-    rows = []
+def build_tables(experiment, scores):
+    """The two tables of the systems as texts: over folds, beside the paper's figures, and pooled over utterances.
+
+    Args:
+        scores: {name: dict of `score_system`}.
+    """
+    several = any(len(system.seeds) > 1 for system in experiment.systems)
+    paper = explain_paper(experiment) is None
+    over_folds, pooled = [], []
     for system in experiment.systems:
-        row, several = scores[system.name], any(len(s.seeds) > 1 for s in experiment.systems)
-        cells = {"system": system.name, "protocol": experiment.protocol, "folds": len(system.folds)}
+        row = scores[system.name]
+        cells = {"system": system.name, "protocol": experiment.protocol}
         for metric in ("ua", "wa"):
             cells[f"{metric.upper()}, mean ± std"] = mean_std(row[metric])
         if several:
-            cells["seeds"] = len(system.seeds)
             cells["UA ± std over seeds"] = mean_std(row["ua_by_seed"])
-        for metric in ("ua", "wa"):
-            cells[f"{metric.upper()} pooled"] = percent(row["pooled"][metric])
-            cells[f"{metric.upper()} 95 %"] = interval(row[f"{metric}_by_utterance"])
-        if "ua_by_speaker" in row:
-            cells["UA 95 % by speaker"] = interval(row["ua_by_speaker"])
-        cells["utterances"] = row["utterances"]
         if paper:
-            ua, wa = PAPER.get(system.name, (None, None))
-            cells["paper's UA (its encoders, paper protocol)"] = "–" if ua is None else f"{ua:.2f}"
-            cells["paper's WA"] = "–" if wa is None else f"{wa:.2f}"
-        rows.append(cells)
-    return pd.DataFrame(rows)
+            for metric, value in zip(("UA", "WA"), find_paper(system), strict=True):
+                cells[f"paper's {metric} (paper protocol)"] = "–" if value is None else f"{value:.2f}"
+        cells["folds"] = len(system.folds)
+        if several:
+            cells["seeds"] = len(system.seeds)
+        over_folds.append({**cells, "utterances": row["utterances"]})
+        cells = {"pooled": system.name, "protocol": experiment.protocol}
+        for metric in ("ua", "wa"):
+            cells[metric.upper()] = percent(row["pooled"][metric])
+            cells[f"{metric.upper()} 95 %"] = interval(row[f"{metric}_by_utterance"])
+            if f"{metric}_by_speaker" in row:
+                cells[f"{metric.upper()} 95 % by speaker"] = interval(row[f"{metric}_by_speaker"])
+        pooled.append({**cells, "macro F1": percent(row["pooled"]["macro_f1"])})
+    return [Table(pd.DataFrame(over_folds)), Table(pd.DataFrame(pooled))]
 
 
 def build_csv(experiments, scores):
     """One line a row of a table, numbers in %. Args: scores: list parallel to experiments of {name: scores}."""
     rows = []
     for experiment, by_name in zip(experiments, scores, strict=True):
-        paper = explain_paper(experiment) is None
         for system in experiment.systems:
             row = by_name[system.name]
             line = {"system": system.name, "protocol": experiment.protocol, "labels": " ".join(experiment.labels)}
@@ -189,7 +207,7 @@ def build_csv(experiments, scores):
                         line[f"{metric}_low_by_{unit}"], line[f"{metric}_high_by_{unit}"] = 100 * low, 100 * high
             for name, value in row["pooled"]["recall"].items():
                 line[f"recall_{name}"] = None if value is None else 100 * value
-            line["paper_ua"], line["paper_wa"] = PAPER.get(system.name, (None, None)) if paper else (None, None)
+            line["paper_ua"], line["paper_wa"] = find_paper(system)
             rows.append({**line, "folder": str(system.folder)})
     return pd.DataFrame(rows)
 
@@ -244,12 +262,12 @@ def show_tests(experiment, speakers, args):
         }
         if "by_speaker" in test:
             cells["95 % by speaker"] = interval(test["by_speaker"])
-        cells["bootstrap p"] = f"{test['bootstrap_p']:.4f}"
-        cells["Holm"] = f"{adjusted['bootstrap_p'][i]:.4f}"
+        cells["bootstrap p"] = show_p(test["bootstrap_p"])
+        cells["Holm"] = show_p(adjusted["bootstrap_p"][i])
         cells["only first right"], cells["only second right"] = test["only_second"], test["only_first"]
-        cells["McNemar p"] = f"{test['mcnemar_p']:.4f}"
-        cells["Holm "] = f"{adjusted['mcnemar_p'][i]:.4f}"
-        cells["utterances"] = test["utterances"]
+        cells["McNemar p"] = show_p(test["mcnemar_p"])
+        cells["Holm "] = show_p(adjusted["mcnemar_p"][i])
+        cells["n"] = test["utterances"]
         rows.append(cells)
     several = any(len(system.seeds) > 1 for system in experiment.systems)
     note = (
@@ -275,7 +293,7 @@ def draw(name, text, function, *content, width=None, **options):
 def show_main(experiment, scores, speakers, prefix):
     """The blocks of the main table."""
     reason, blocks = explain_paper(experiment), [Text(PROTOCOLS.get(experiment.protocol, experiment.protocol))]
-    blocks.append(Table(build_main_table(experiment, scores, reason is None)))
+    blocks += build_tables(experiment, scores)
     seeds = max(len(system.seeds) for system in experiment.systems)
     most = max(np.bincount(experiment.systems[0].utterances["label"])) / len(experiment.systems[0].utterances)
     notes = [
@@ -300,20 +318,31 @@ def show_main(experiment, scores, speakers, prefix):
             "pooled": 100 * scores[system.name]["pooled"]["ua"],
             "low": 100 * scores[system.name]["ua_by_utterance"][0],
             "high": 100 * scores[system.name]["ua_by_utterance"][1],
-            "paper": PAPER.get(system.name, (None,))[0] if reason is None else None,
+            "paper": find_paper(system)[0],
         }
         for system in experiment.systems
     }
     text = f"UA of each system, {experiment.protocol} protocol: folds, pooled score with 95 % interval, chance."
     chance = 100 / len(experiment.labels)
-    return [*blocks, draw(f"{prefix}scores.png", text, plot_scores, rows, chance, width=760)]
+    return [
+        *blocks,
+        draw(
+            f"{prefix}scores.png",
+            text,
+            plot_scores,
+            rows,
+            chance,
+            width=760,
+            title=f"UA, %, {experiment.protocol} protocol",
+        ),
+    ]
 
 
 def show_folds(experiment):
     """The blocks of the scores by fold."""
     rows = [
         {
-            "UA / WA by fold": s.name,
+            f"UA / WA by fold, {experiment.protocol} protocol": s.name,
             **{f: " / ".join(percent(s.by_fold(m).get(f)) for m in ("ua", "wa")) for f in experiment.folds},
         }
         for s in experiment.systems
@@ -326,7 +355,7 @@ def show_confusions(experiment, prefix):
     pictures = []
     for i, system in enumerate(experiment.systems):
         pooled = system.pooled
-        title = f"{system.name}: UA {percent(pooled['ua'])}, WA {percent(pooled['wa'])}"
+        title = f"{system.name}: UA {percent(pooled['ua'])}, WA {percent(pooled['wa'])} ({experiment.protocol})"
         text = f"Confusion of {system.name}, {experiment.protocol} protocol, pooled over folds" + " and seeds" * (
             len(system.seeds) > 1
         )
@@ -334,7 +363,10 @@ def show_confusions(experiment, prefix):
         plot_confusion(pooled["confusion"], experiment.labels, file, title=title)
         pictures.append(Picture(file.getvalue(), f"{prefix}confusion_{i}.png", f"{text}.", 360))
     recalls = [
-        {"recall": s.name, **{name: percent(value) for name, value in s.pooled["recall"].items()}}
+        {
+            f"recall, {experiment.protocol} protocol": s.name,
+            **{name: percent(value) for name, value in s.pooled["recall"].items()},
+        }
         for s in experiment.systems
     ]
     return [Heading("Confusion", 3), Table(pd.DataFrame(recalls)), Gallery(pictures)]
@@ -377,7 +409,8 @@ def project_embeddings(path, points, seed):
         perplexity = min(30.0, (len(states) - 1) / 3)
         if perplexity < 1 or not np.isfinite(states).all():
             continue
-        flat = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(states)
+        method = "exact" if len(states) <= EXACT_TSNE else "barnes_hut"
+        flat = TSNE(perplexity=perplexity, init="pca", method=method, random_state=seed).fit_transform(states)
         if 1 < len(np.unique(classes)) < len(classes):
             title += f"\nsilhouette {silhouette_score(states, classes, metric='cosine'):+.2f}"
         panels.append((title, flat, classes, streams))
@@ -428,7 +461,7 @@ def read_groups(path, utt_ids):
     table = read_manifest(path).set_index("id")
     missing = [utt_id for utt_id in utt_ids if utt_id not in table.index]
     if missing:
-        raise InputError(f"{path}: has no {missing[0]}" + f" and {len(missing) - 1} more" * (len(missing) > 1))
+        raise InputError(f"{path}: has no id {missing[0]}" + f" and {len(missing) - 1} more" * (len(missing) > 1))
     table = table.loc[utt_ids]
     groups = table.drop(columns=[name for name in NOT_GROUPS if name in table])
     groups = groups[[name for name in groups if 1 < groups[name].nunique() <= MOST_GROUPS]]
@@ -567,7 +600,7 @@ def main(argv=None):
         {s.name: score_system(s, groups.get("speaker"), args.resamples, args.seed) for s in e.systems}
         for e in experiments
     ]
-    tables = [Table(build_main_table(e, s, explain_paper(e) is None)) for e, s in zip(experiments, scores, strict=True)]
+    tables = [table for e, s in zip(experiments, scores, strict=True) for table in build_tables(e, s)]
     if not args.summary:
         out = Path(args.out or Path(args.runs) / "report")
         blocks = build_report(experiments, scores, problems, groups, args)
