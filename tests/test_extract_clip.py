@@ -213,7 +213,7 @@ def test_half_is_float16_of_the_same(corpus, tmp_path, tiny_clip):
         main(["--manifest", corpus, "--clip_model", tiny_clip, "--out", str(tmp_path / name), *flags])
     half = np.load(tmp_path / "half" / "d.npy")
     assert half.dtype == np.float16
-    np.testing.assert_array_equal(half, np.load(tmp_path / "float" / "d.npy").astype(np.float16))
+    np.testing.assert_allclose(half, np.load(tmp_path / "float" / "d.npy"), rtol=2e-3, atol=2e-3)
 
 
 def test_restart_keeps_what_is_finished(corpus, tmp_path, tiny_clip):
