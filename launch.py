@@ -8,6 +8,9 @@ import os
 import sys
 
 import psutil
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 
 def start_cpu_processes(arguments):
@@ -27,3 +30,15 @@ def start_cpu_processes(arguments):
     port = os.environ.get("MASTER_PORT", "29500")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", count, "--master_port", port]
     os.execv(sys.executable, [*torchrun, *arguments])
+
+
+def join_processes(cpu=False, **options):
+    """Join the other processes of the launch, on the CPU where asked for or where there is nothing else.
+
+    Args:
+        cpu: use the CPU even if there is a GPU.
+        options: of accelerate's PartialState.
+    Returns: PartialState.
+    """
+    cpu = cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=cpu, **options)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, parse_flag_from_env, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, set_seed
 from tqdm import tqdm
 
 from dataloader import (
@@ -37,7 +37,7 @@ from dataloader import (
 from errors import InputError, command
 from evaluation import EMBEDDINGS, evaluate, move_inputs
 from folds import speaker_overlap
-from launch import start_cpu_processes
+from launch import join_processes, start_cpu_processes
 from model import INITIAL_TEMPERATURE, MODALITIES, POOLINGS, FoalNet, FoalNetConfig
 from optims import SCHEDULERS, build_optimizer, build_scheduler
 from plots import plot_confusion, plot_curves
@@ -322,12 +322,6 @@ def build_model(args, video_dim):
         raise InputError(f"--audio_model {args.audio_model}: {str(error).splitlines()[0]}") from error
 
 
-def start_processes():
-    """Join the other processes of the launch. Returns: accelerate's PartialState."""
-    use_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    return PartialState(cpu=use_cpu)
-
-
 def build_accelerator(args, model):
     """Device, processes, precision and tracker. Raises: InputError for what this machine can't do."""
     width = model.config.wavlm.hidden_size if model.config.wavlm is not None else model.config.video_dim
@@ -350,7 +344,7 @@ def build_accelerator(args, model):
 
 def build_run(args):
     """Everything that a training needs, in the order data, model, optimizer."""
-    state = start_processes()
+    state = join_processes()
     configure_logging(state)
     splits, video_dim = load_lists(args, state.is_local_main_process)
     set_seed(args.seed)

@@ -23,8 +23,8 @@ import logging
 import math
 import os
 import queue
+import sys
 import threading
-import zlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from datetime import timedelta
@@ -34,7 +34,6 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from av.video.reformatter import VideoReformatter
 from PIL import Image
@@ -44,7 +43,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.utils import logging as transformers_logging
 
 from errors import InputError, command, join_problems
+from launch import join_processes, start_cpu_processes
 from manifest import read_manifest
+from records import checksum_weights
 
 logger = logging.getLogger("foalnet")
 
@@ -198,14 +199,6 @@ def load_clip(name):
     except OSError:
         processor = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
     return model, processor
-
-
-def checksum_weights(model):
-    """CRC-32 of all weights, eight hexadecimal digits: tells two checkpoints at one path apart."""
-    crc = 0
-    for _, value in sorted(model.state_dict().items()):
-        crc = zlib.crc32(value.contiguous().numpy(), crc)
-    return f"{crc:08x}"
 
 
 def read_frames(container, stream):
@@ -627,7 +620,7 @@ def main(argv=None):
     check_videos(table)
     model, processor = load_clip(args.clip_model)
     prepare = FramePreparer(processor, rows)
-    state = PartialState(cpu=args.cpu, timeout=timedelta(days=7))  # a process may be done long before the others
+    state = join_processes(args.cpu, timeout=timedelta(days=7))  # a process may be done long before the others
     settings = {
         "model": args.clip_model,
         "weights_crc32": checksum_weights(model),
@@ -665,4 +658,5 @@ def _count(out, utt_ids):
 
 
 if __name__ == "__main__":
+    start_cpu_processes(["-m", "scripts.extract_clip", *sys.argv[1:]])
     main()
