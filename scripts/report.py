@@ -19,6 +19,7 @@ import pandas as pd
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 
+from comparison import compare_systems, explain_paper, find_paper, score_system
 from document import (
     Alarm,
     Code,
@@ -36,27 +37,11 @@ from errors import InputError, command
 from folds import parse_iemocap_id
 from manifest import read_manifest
 from plots import plot_comparison, plot_confusion, plot_embeddings, plot_mean_curves, plot_scores
-from results import SYSTEMS, find_problems, find_runs, group_runs, natural_order
-from significance import (
-    adjust_holm,
-    bootstrap_p,
-    compare_mcnemar,
-    count_hits,
-    percentile_interval,
-    resample_scores,
-    score_counts,
-)
+from results import find_problems, find_runs, group_runs, natural_order
+from significance import adjust_holm, count_hits, score_counts
 
 logger = logging.getLogger("foalnet")
 
-PAPER = dict(  # UA, WA in % on IEMOCAP, leave one session out: Li et al., Interspeech 2024, Tables 1 and 2
-    zip(
-        SYSTEMS,
-        [(77.68, 77.25), (47.90, 46.61), (77.85, 77.31), (79.31, 78.20), (78.10, 76.94), (80.10, 79.45)],
-        strict=True,
-    )
-)
-PAPER_LABELS, PAPER_UTTERANCES = {"hap", "neu", "sad", "ang"}, 5531
 PROTOCOLS = {
     "paper": "Paper protocol: the best epoch of a fold is chosen by UA on the very utterances that are reported, as in "
     "the paper. Such numbers are optimistic: some of each is luck of the epoch.",
@@ -113,45 +98,6 @@ def mean_std(values):
     """`mean ± std` in %, the sample's standard deviation (n - 1); of a single value the value."""
     text = percent(np.mean(values))
     return f"{text} ± {percent(np.std(values, ddof=1))}" if len(values) > 1 else text
-
-
-def explain_paper(experiment):
-    """None where the paper's figures belong beside some of these; else the reason why they don't."""
-    if set(experiment.labels) != PAPER_LABELS:
-        return f"the labels are {' '.join(experiment.labels)}, the paper's are hap neu sad ang"
-    sizes = sorted({len(system.utterances) for system in experiment.systems})
-    if PAPER_UTTERANCES not in sizes:
-        return f"these are {', '.join(map(str, sizes))} utterances, the paper's are IEMOCAP's {PAPER_UTTERANCES}"
-    return None
-
-
-def find_paper(system):
-    """The paper's (UA, WA) of a system in %, (None, None) where they don't belong beside it."""
-    alike = set(system.labels) == PAPER_LABELS and len(system.utterances) == PAPER_UTTERANCES
-    return PAPER.get(system.kind, (None, None)) if alike else (None, None)
-
-
-def score_system(system, speakers, resamples, seed):
-    """Everything about a row as numbers, fractions of 1.
-
-    Args:
-        system: System. speakers: pandas.Series of speaker by utt_id, or None. resamples, seed: of the bootstrap.
-    Returns: dict.
-    """
-    pooled, utterances = system.pooled, system.utterances
-    labels, hits = utterances["label"].to_numpy(), utterances["hit"].to_numpy()
-    units = {"utterance": utterances.index}
-    if speakers is not None:
-        units["speaker"] = speakers.reindex(utterances.index)
-    scores = {"utterances": len(utterances), "pooled": pooled}
-    for unit, values in units.items():
-        sampled = resample_scores(count_hits(labels, hits, values, len(system.labels)), resamples, seed)
-        low, high = percentile_interval(sampled)
-        scores[f"ua_by_{unit}"], scores[f"wa_by_{unit}"] = zip(low, high, strict=True)
-    for metric in ("ua", "wa", "macro_f1"):
-        scores[metric] = system.by_fold(metric)
-        scores[f"{metric}_by_seed"] = system.by_seed(metric)
-    return scores
 
 
 def build_tables(experiment, scores):
@@ -212,46 +158,15 @@ def build_csv(experiments, scores):
     return pd.DataFrame(rows)
 
 
-def compare_systems(first, second, speakers, resamples, seed):
-    """Paired tests of two systems on the utterances that both predicted, with the seeds that both have.
-
-    Args:
-        first, second: System. speakers: pandas.Series by utt_id, or None. resamples, seed: of the bootstrap.
-    Returns: dict with the difference second - first in UA, its intervals and the p values; None when nothing is shared.
-    """
-    parts = [system.predictions.drop_duplicates(["utt_id", "seed"]) for system in (first, second)]
-    both = parts[0].merge(parts[1], on=["utt_id", "seed", "label"], suffixes=("_first", "_second"))
-    if both.empty:
-        return None
-    one_seed = both[both["seed"] == both["seed"].min()]
-    only_first, only_second, p = compare_mcnemar(one_seed["hit_first"], one_seed["hit_second"])
-    means = both.groupby("utt_id").agg(
-        label=("label", "first"), first=("hit_first", "mean"), second=("hit_second", "mean")
-    )
-    found = {"utterances": len(means), "only_first": only_first, "only_second": only_second, "mcnemar_p": p}
-    units = {"utterance": means.index}
-    if speakers is not None:
-        units["speaker"] = speakers.reindex(means.index)
-    for unit, values in units.items():
-        counts = [count_hits(means["label"], means[name], values, len(first.labels)) for name in ("first", "second")]
-        counts = np.stack(counts, 1)  # (units, 2 systems, 2, C)
-        sampled = resample_scores(counts, resamples, seed)[..., 0]
-        found[f"by_{unit}"] = percentile_interval(sampled[:, 1] - sampled[:, 0])
-        if unit == "utterance":
-            found["bootstrap_p"] = bootstrap_p(sampled[:, 1] - sampled[:, 0])
-            first_ua, second_ua = score_counts(counts.sum(0))[:, 0]
-            found["difference"] = second_ua - first_ua
-    return found
-
-
 def show_tests(experiment, speakers, args):
     """The blocks of the paired tests."""
     pairs = list(combinations(experiment.systems, 2))
     found = [(a, b, compare_systems(a, b, speakers, args.resamples, args.seed)) for a, b in pairs]
     apart = [f"{a.name} and {b.name}" for a, b, test in found if test is None]
+    alarm = [Alarm([f"no shared seed or utterance, not compared: {', '.join(apart)}"])] if apart else []
     found = [entry for entry in found if entry[2] is not None]
     if not found:
-        return []
+        return alarm
     adjusted = {kind: adjust_holm([test[kind] for *_, test in found]) for kind in ("mcnemar_p", "bootstrap_p")}
     rows = []
     for i, (first, second, test) in enumerate(found):
@@ -279,8 +194,7 @@ def show_tests(experiment, speakers, args):
         + f". Holm: the p before it, adjusted for {len(rows)} comparisons. Training noise is not in these tests: "
         "several seeds show it."
     )
-    blocks = [Heading("Paired tests", 3), Table(pd.DataFrame(rows)), Text(note, note=True)]
-    return [*blocks, Alarm([f"no shared seed or utterance, not compared: {', '.join(apart)}"])] if apart else blocks
+    return [Heading("Paired tests", 3), Table(pd.DataFrame(rows)), Text(note, note=True), *alarm]
 
 
 def draw(name, text, function, *content, width=None, **options):
@@ -290,51 +204,46 @@ def draw(name, text, function, *content, width=None, **options):
     return Picture(file.getvalue(), name, text, width)
 
 
-def show_main(experiment, scores, speakers, prefix):
-    """The blocks of the main table."""
-    reason, blocks = explain_paper(experiment), [Text(PROTOCOLS.get(experiment.protocol, experiment.protocol))]
-    blocks += build_tables(experiment, scores)
+def explain_table(experiment, speakers):
+    """What the columns of the main tables mean, in a paragraph."""
+    reason, first = explain_paper(experiment), experiment.systems[0].utterances
     seeds = max(len(system.seeds) for system in experiment.systems)
-    most = max(np.bincount(experiment.systems[0].utterances["label"])) / len(experiment.systems[0].utterances)
+    most = first["label"].value_counts(normalize=True).max()
+    each = f", each the mean of its seeds ({seeds})" if seeds > 1 else ""
+    units = "over utterances" if speakers is None else "over utterances, and over speakers"
     notes = [
-        "All scores in %. UA: mean of the recalls of the classes; WA: accuracy. Mean ± std: over the folds"
-        + (f", each the mean of its seeds ({seeds})" if seeds > 1 else "")
-        + "; std with n − 1. Pooled: one confusion matrix over all utterances. 95 %: percentile bootstrap of the "
-        "pooled score over utterances" + (", and over speakers" if speakers is not None else "") + ".",
-        f"Chance: UA {100 / len(experiment.labels):.2f}; always the most frequent label: WA {percent(most)}.",
-        "The paper's figures: Li et al., Interspeech 2024, IEMOCAP with WavLM-large and CLIP ViT-L/14, epoch chosen on "
-        "the reported session." + ("" if experiment.protocol == "paper" else " Ours here: another protocol.")
-        if reason is None
-        else f"The paper's figures are not shown: {reason}.",
+        f"All scores in %. UA: mean of the recalls of the classes; WA: accuracy. Mean ± std: over the folds{each}; std "
+        f"with n − 1. Pooled: one confusion matrix over all utterances. 95 %: percentile bootstrap of the pooled score "
+        f"{units}. Chance: UA {100 / len(experiment.labels):.2f}; always the most frequent label: WA {percent(most)}.",
     ]
-    if speakers is not None:
-        n = speakers.reindex(experiment.systems[0].utterances.index).nunique()
-        if n < FEW_SPEAKERS:
-            notes.append(f"With {n} speakers the intervals by speaker are rough, most likely too narrow.")
-    blocks.append(Text(" ".join(notes), note=True))
-    rows = {
-        system.name: {
-            "folds": list(100 * scores[system.name]["ua"]),
-            "pooled": 100 * scores[system.name]["pooled"]["ua"],
-            "low": 100 * scores[system.name]["ua_by_utterance"][0],
-            "high": 100 * scores[system.name]["ua_by_utterance"][1],
-            "paper": find_paper(system)[0],
-        }
-        for system in experiment.systems
-    }
+    if reason is None:
+        notes.append(
+            "The paper's figures: Li et al., Interspeech 2024, IEMOCAP with WavLM-large and CLIP ViT-L/14, epoch"
+        )
+        notes.append("epoch chosen on the reported session." + " Ours: another protocol." * (experiment.protocol != "paper"))
+    else:
+        notes.append(f"The paper's figures are not shown: {reason}.")
+    n = None if speakers is None else speakers.reindex(first.index).nunique()
+    if n is not None and n < FEW_SPEAKERS:
+        notes.append(f"With {n} speakers the intervals by speaker are rough, most likely too narrow.")
+    return Text(" ".join(notes), note=True)
+
+
+def show_main(experiment, scores, speakers, prefix):
+    """The blocks of the main tables and their picture."""
+    rows = {}
+    for system in experiment.systems:
+        row = scores[system.name]
+        low, high = row["ua_by_utterance"]
+        rows[system.name] = {"folds": list(100 * row["ua"]), "pooled": 100 * row["pooled"]["ua"]}
+        rows[system.name].update(low=100 * low, high=100 * high, paper=find_paper(system)[0])
     text = f"UA of each system, {experiment.protocol} protocol: folds, pooled score with 95 % interval, chance."
-    chance = 100 / len(experiment.labels)
+    chance, axis = 100 / len(experiment.labels), f"UA, %, {experiment.protocol} protocol"
     return [
-        *blocks,
-        draw(
-            f"{prefix}scores.png",
-            text,
-            plot_scores,
-            rows,
-            chance,
-            width=760,
-            title=f"UA, %, {experiment.protocol} protocol",
-        ),
+        Text(PROTOCOLS.get(experiment.protocol, experiment.protocol)),
+        *build_tables(experiment, scores),
+        explain_table(experiment, speakers),
+        draw(f"{prefix}scores.png", text, plot_scores, rows, chance, width=760, title=axis),
     ]
 
 
@@ -478,35 +387,32 @@ def show_groups(experiment, groups):
     """The blocks of the UA by speaker, style, duration and whatever else the manifest says."""
     if not len(groups.columns):
         return [Heading("Groups", 3), Text("Give --manifest for the UA by speaker, style and duration.", note=True)]
-    blocks = [Heading("UA by group", 3)]
-    utt_ids = sorted({utt_id for system in experiment.systems for utt_id in system.utterances.index})
-    for column in groups:
-        values = groups[column].reindex(utt_ids)
-        order = (
-            [value for value in DURATIONS if (values == value).any()]
-            if column == "duration"
-            else sorted(values[values != ""].dropna().unique(), key=natural_order)
-        )
-        if len(order) < 2:
-            continue
-        rows = []
-        for value in order:
-            inside = values.index[values == value]
-            cells, classes = {column.replace("_", " "): value, "utterances": len(inside)}, set()
-            for system in experiment.systems:
-                part = system.predictions[system.predictions["utt_id"].isin(inside)]
-                classes |= set(part["label"])
-                counts = (
-                    count_hits(part["label"], part["hit"], np.zeros(len(part)), len(experiment.labels))
-                    if len(part)
-                    else None
-                )
-                cells[system.name] = "–" if counts is None else percent(score_counts(counts)[0, 0])
-            cells["classes"] = len(classes)
-            rows.append(cells)
-        blocks.append(Table(pd.DataFrame(rows)))
     text = f"Pooled, in %, {experiment.protocol} protocol. UA is the mean over the classes that occur in a group."
-    return [*blocks, Text(text, note=True)]
+    tables = [build_group_table(experiment, groups[column]) for column in groups]
+    return [Heading("UA by group", 3), *(table for table in tables if table), Text(text, note=True)]
+
+
+def build_group_table(experiment, values):
+    """The UA of each system by the values of a column (pandas.Series by utt_id); None where only one value occurs."""
+    tables = {s.name: s.predictions.assign(group=s.predictions["utt_id"].map(values)) for s in experiment.systems}
+    everything = pd.concat(tables.values())
+    found = [value for value in everything["group"].dropna().unique() if value != ""]
+    order = list(DURATIONS).index if values.name == "duration" else natural_order
+    if len(found) < 2:
+        return None
+    rows = []
+    for value in sorted(found, key=order):
+        members = everything[everything["group"] == value]
+        cells = {values.name.replace("_", " "): value, "utterances": members["utt_id"].nunique()}
+        for name, table in tables.items():
+            part = table[table["group"] == value]
+            if part.empty:
+                cells[name] = "–"
+                continue
+            counts = count_hits(part["label"], part["hit"], np.zeros(len(part)), len(experiment.labels))
+            cells[name] = percent(score_counts(counts)[0, 0])
+        rows.append({**cells, "classes": members["label"].nunique()})
+    return Table(pd.DataFrame(rows))
 
 
 def show_provenance(experiments):

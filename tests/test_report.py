@@ -12,6 +12,7 @@ import pytest
 from runs import LABELS, SYSTEMS, draw_labels, draw_predictions, write_ablation, write_run
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
 
+from comparison import compare_systems
 from errors import InputError
 from plots import plot_confusion, plot_curves
 from results import find_problems, find_runs, group_runs, name_system
@@ -104,7 +105,7 @@ def test_mcnemar_equals_a_hand_count():
 def test_the_paired_tests_of_the_report(ablation):
     (experiment,), _ = load(ablation)
     first, second = (next(s for s in experiment.systems if s.name == name) for name in ("video only", "+ AVEL + MEM"))
-    found = report.compare_systems(first, second, None, 500, 0)
+    found = compare_systems(first, second, None, 500, 0)
     a, b = (pd.concat(read_predictions(ablation, folder)).set_index("utt_id") for folder in ("video", "both"))
     hits = (a["label"] == a["prediction"]), (b["label"] == b["prediction"]).reindex(a.index)
     assert found["only_second"] == (~hits[0] & hits[1]).sum()
@@ -113,7 +114,7 @@ def test_the_paired_tests_of_the_report(ablation):
     assert found["difference"] == pytest.approx(ua[1] - ua[0])
     assert found["by_utterance"][0] < found["difference"] < found["by_utterance"][1]
     assert found["bootstrap_p"] < 0.01
-    same = report.compare_systems(first, first, None, 500, 0)
+    same = compare_systems(first, first, None, 500, 0)
     assert (same["difference"], same["by_utterance"], same["bootstrap_p"]) == (0, (0, 0), 1)
 
 
