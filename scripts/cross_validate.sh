@@ -34,7 +34,7 @@ seeds=${SEEDS:-1234} jobs=${JOBS:-1}
 [[ $jobs =~ ^[1-9][0-9]*$ ]] || fail "JOBS=$jobs: a whole number of at least 1 is needed"
 [[ $seeds =~ ^[0-9\ ]*[0-9][0-9\ ]*$ ]] || fail "SEEDS=$seeds: whole numbers with spaces between are needed"
 default_launch="accelerate launch"
-((jobs == 1)) || default_launch="accelerate launch --num_processes 1"
+((jobs == 1)) || default_launch+=" --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no"
 read -r -a launch <<<"${LAUNCH:-$default_launch}"
 command -v "${launch[0]}" >/dev/null || fail "${launch[0]}: no such command; build the environment or set VENV or LAUNCH"
 for flag in "$@"; do
