@@ -217,10 +217,9 @@ def explain_table(experiment, speakers):
         f"{units}. Chance: UA {100 / len(experiment.labels):.2f}; always the most frequent label: WA {percent(most)}.",
     ]
     if reason is None:
-        notes.append(
-            "The paper's figures: Li et al., Interspeech 2024, IEMOCAP with WavLM-large and CLIP ViT-L/14, epoch"
-        )
-        notes.append("epoch chosen on the reported session." + " Ours: another protocol." * (experiment.protocol != "paper"))
+        other = "" if experiment.protocol == "paper" else " Ours: another protocol."
+        notes.append("The paper's figures: Li et al., Interspeech 2024, IEMOCAP with WavLM-large and CLIP ViT-L/14,")
+        notes.append(f"epoch chosen on the reported session.{other}")
     else:
         notes.append(f"The paper's figures are not shown: {reason}.")
     n = None if speakers is None else speakers.reindex(first.index).nunique()
