@@ -40,8 +40,8 @@ figcaption { color: #5d6470; font-size: 0.85rem; padding: 0.3rem 0.3rem 0; max-w
 details { margin: 0.6rem 0; } summary { cursor: pointer; color: var(--soft); }
 pre { overflow-x: auto; background: var(--band); padding: 0.7rem; font-size: 0.8rem; }
 @media (max-width: 30rem) { body { font-size: 15px; } table { font-size: 0.85rem; }
-  th, td { padding-right: 0.5rem; } th:first-child, td:first-child { min-width: 7.5rem; max-width: 9.5rem; white-space: normal; } }
-@media print { details > * { display: block; } }
+  th, td { padding-right: 0.5rem; }
+  th:first-child, td:first-child { min-width: 7.5rem; max-width: 9.5rem; white-space: normal; } }
 """
 
 PAGE = Template("""<!doctype html>

@@ -142,7 +142,7 @@ def test_a_failing_fold_stops_with_its_name_and_log(place):
 
 
 def test_jobs_share_the_gpus_in_turn(place):
-    code, *_ = run(place, "folds", "out", JOBS="2", CUDA_VISIBLE_DEVICES="4,7", SECONDS_EACH="1.5", SEEDS="1 2")
+    code, *_ = run(place, "folds", "out", JOBS="2", CUDA_VISIBLE_DEVICES="4,7", SECONDS_EACH="1.5")
     assert code == 0
     calls = sorted(read_calls(place), key=lambda call: call[2])
     assert {device for _, device, _ in calls[:2]} == {"4", "7"}
