@@ -149,8 +149,8 @@ class Arm:
 
     name: str
     run: callable
-    flops: float = 0.0  # of one run
     precision: str = "no"
+    flops: float = 0.0  # of one run
     seconds: list = None
     peak_bytes: int = 0
 
@@ -182,19 +182,20 @@ def read_peak(device):
 
 
 def time_arms(arms, rounds, device):
-    """Run the arms in turn, one uncounted round first; fills in their `seconds` and `peak_bytes`."""
+    """Run the arms in turn; fills in `seconds` and `peak_bytes`, and in a first, uncounted round `flops`."""
     for arm in arms:
-        arm.seconds = []
-    for counted in tqdm([False] + [True] * rounds, desc=" / ".join(arm.name for arm in arms), leave=False):
+        with FlopCounterMode(display=False) as counter:
+            arm.run()
+        arm.flops, arm.seconds = counter.get_total_flops(), []
+    for _ in tqdm(range(rounds), desc=" / ".join(arm.name for arm in arms), leave=False):
         for arm in arms:
             reset_peak(device)
             synchronize(device)
             started = time.perf_counter()
             arm.run()
             synchronize(device)
-            if counted:
-                arm.seconds.append(time.perf_counter() - started)
-                arm.peak_bytes = max(arm.peak_bytes, read_peak(device))
+            arm.seconds.append(time.perf_counter() - started)
+            arm.peak_bytes = max(arm.peak_bytes, read_peak(device))
 
 
 def measure_ceilings(device, rounds=5):
@@ -222,32 +223,23 @@ def best_time(function, rounds, device):
     return min(times[1:])
 
 
-def build_models(size, video_dim, device):
-    """A stock and an ours FoalNet of the same weights, and their optimizers."""
-    config = FoalNetConfig(wavlm={**SHARED, **SIZES[size]}, video_dim=video_dim)
-    torch.manual_seed(0)
-    stock = StockFoalNet(config).to(device)
-    ours = FoalNet(config).to(device)
-    ours.load_state_dict(stock.state_dict())
-    return stock, ours
-
-
 def bench_model(workload, args, batch_size, lengths, device):
-    """Arms of `train` or `eval` at one batch size."""
-    stock, ours = build_models(args.size, args.video_dim, device)
+    """Arms of `train` or `eval` at one batch size; they share one set of weights, so that memory holds it once."""
+    torch.manual_seed(0)
+    model = FoalNet(FoalNetConfig(wavlm={**SHARED, **SIZES[args.size]}, video_dim=args.video_dim)).to(device)
     durations = draw_durations(lengths, batch_size, args.seed)
-    fixed = draw_batch(durations, args.video_dim, True, device)
-    padded = draw_batch(durations, args.video_dim, False, device)
-    auto = choose_precision("auto", device.type, SIZES[args.size]["hidden_size"])
+    stock_inputs = draw_batch(durations, args.video_dim, True, device)
+    inputs = draw_batch(durations, args.video_dim, False, device)
     stock_precision = "fp16" if device.type == "cuda" else "no"
-    make = make_train_arm if workload == "train" else make_eval_arm
-    arms = [
-        make("stock", stock, fixed, stock_precision, device),
-        make("ours, fp32", ours, padded, "no", device),
-    ]
+    auto = choose_precision("auto", device.type, SIZES[args.size]["hidden_size"])
+    ways = [("stock", StockFoalNet, stock_inputs, stock_precision), ("ours, fp32", FoalNet, inputs, "no")]
     if auto != "no":
-        arms.append(make(f"ours, {auto}", ours, padded, auto, device))
-    return arms
+        ways.append((f"ours, {auto}", FoalNet, inputs, auto))
+    if workload == "eval":
+        return [Arm(name, make_eval(model, *way, device), way[-1]) for name, *way in ways]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizers = {StockFoalNet: torch.optim.AdamW(trainable, lr=1e-5), FoalNet: build_optimizer(model, 1e-5, 0.01)}
+    return [Arm(name, make_train(model, *way, device, optimizers[way[0]]), way[-1]) for name, *way in ways]
 
 
 def autocast(precision, device):
@@ -255,15 +247,12 @@ def autocast(precision, device):
     return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
 
-def make_train_arm(name, model, batch, precision, device):
-    """Forward, backward and AdamW step."""
-    if isinstance(model, StockFoalNet):
-        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
-    else:
-        optimizer = build_optimizer(model, 1e-5, 0.01)
+def make_train(model, kind, batch, precision, device, optimizer):
+    """Forward, backward and AdamW step of the model as a StockFoalNet or FoalNet."""
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def run():
+        model.__class__ = kind
         model.train()
         with autocast(precision, device):
             loss = model(**batch).loss
@@ -272,25 +261,20 @@ def make_train_arm(name, model, batch, precision, device):
         scaler.update()
         optimizer.zero_grad()
 
-    return Arm(name, run, count_flops(run), precision)
+    return run
 
 
-def make_eval_arm(name, model, batch, precision, device):
+def make_eval(model, kind, batch, precision, device):
     """Prediction; the release computes every loss on the way."""
-    inputs = {k: v for k, v in batch.items() if k != "labels" or isinstance(model, StockFoalNet)}
+    inputs = {k: v for k, v in batch.items() if k != "labels" or kind is StockFoalNet}
 
     def run():
+        model.__class__ = kind
         model.eval()
         with torch.no_grad(), autocast(precision, device):
             model(**inputs)
 
-    return Arm(name, run, count_flops(run), precision)
-
-
-def count_flops(run):
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops()
+    return run
 
 
 class StockDataset(FoalDataset):
@@ -374,8 +358,8 @@ def bench_extract(args, folder, device):
 
     return [
         Arm("decoding alone", lambda: sum(1 for _ in load())),
-        Arm("network alone", run_network, count_flops(run_network), precision),
-        Arm("both", run_both, count_flops(run_network), precision),
+        Arm("network alone", run_network, precision),
+        Arm("both", run_both, precision),
     ], len(frames)
 
 
@@ -446,6 +430,8 @@ def run_workload(workload, args, ceilings, device):
                 time_arms(arms, args.rounds, device)
                 case = {"workload": workload, "size": args.size, "lengths": lengths, "batch": batch_size}
                 rows += describe_arms(case, arms, ceilings)
+                del arms
+                gc.collect()
         return rows
     with tempfile.TemporaryDirectory() as folder:
         if workload == "data":
@@ -465,10 +451,12 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ceilings = measure_ceilings(device)
-    rows = [row for workload in args.workloads for row in run_workload(workload, args, ceilings, device)]
-    table, out = pd.DataFrame(rows), Path(args.out)
+    rows, out = [], Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(out / "benchmark.csv", index=False)
+    for workload in args.workloads:
+        rows += run_workload(workload, args, ceilings, device)
+        table = pd.DataFrame(rows)
+        table.to_csv(out / "benchmark.csv", index=False)  # what is measured stays, whatever comes
     text = table.to_string(index=False, float_format="%.3g", na_rep="")
     rates = ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in ceilings.items() if name != "bytes")
     text += f"\nceilings: {rates}, copy {ceilings['bytes'] / 1e9:.1f} GB/s; {torch.get_num_threads()} threads, {device}"
