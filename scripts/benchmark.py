@@ -40,7 +40,7 @@ from plots import COLOURS, DPI
 from precision import choose_precision
 from scripts import extract_clip
 
-WORKLOADS = ("train", "eval", "data", "extract")
+WORKLOADS = ("train", "options", "eval", "data", "extract")
 MAX_LENGTH, MAX_FRAMES, FRAME_RATE = 6.0, 180, 30
 SIZES = {  # fields of WavLMConfig; large and base are the published shapes
     "tiny": {
@@ -224,7 +224,7 @@ def best_time(function, rounds, device):
 
 
 def bench_model(workload, args, batch_size, lengths, device):
-    """Arms of `train` or `eval` at one batch size; they share one set of weights, so that memory holds it once."""
+    """Arms of `train`, `options` or `eval` at one batch size; one set of weights for all, to fit in memory."""
     torch.manual_seed(0)
     model = FoalNet(FoalNetConfig(wavlm={**SHARED, **SIZES[args.size]}, video_dim=args.video_dim)).to(device)
     durations = draw_durations(lengths, batch_size, args.seed)
@@ -238,8 +238,25 @@ def bench_model(workload, args, batch_size, lengths, device):
     if workload == "eval":
         return [Arm(name, make_eval(model, *way, device), way[-1]) for name, *way in ways]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizers = {StockFoalNet: torch.optim.AdamW(trainable, lr=1e-5), FoalNet: build_optimizer(model, 1e-5, 0.01)}
+    ours = build_optimizer(model, 1e-5, 0.01)
+    if workload == "options":
+        default = (model, FoalNet, inputs, auto, device, ours)
+        states = (model, FoalNet, encode_batch(model, inputs), *default[3:])
+        return [
+            Arm("default", make_train(*default), auto),
+            Arm("--gradient_checkpointing", make_train(*default, checkpointing=True), auto),
+            Arm("--freeze_encoder", make_train(*states), auto),
+        ]
+    optimizers = {StockFoalNet: torch.optim.AdamW(trainable, lr=1e-5), FoalNet: ours}
     return [Arm(name, make_train(model, *way, device, optimizers[way[0]]), way[-1]) for name, *way in ways]
+
+
+@torch.no_grad()
+def encode_batch(model, inputs):
+    """The batch with WavLM's states in the place of the waveform."""
+    states, mask = model.encode_audio(inputs["input_values"], inputs["attention_mask"])
+    video = {name: inputs[name] for name in ("video_features", "video_mask", "labels")}
+    return {"audio_states": states, "audio_mask": mask, **video}
 
 
 def autocast(precision, device):
@@ -247,12 +264,13 @@ def autocast(precision, device):
     return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
 
-def make_train(model, kind, batch, precision, device, optimizer):
+def make_train(model, kind, batch, precision, device, optimizer, checkpointing=False):
     """Forward, backward and AdamW step of the model as a StockFoalNet or FoalNet."""
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def run():
         model.__class__ = kind
+        model.wavlm.encoder.gradient_checkpointing = checkpointing
         model.train()
         with autocast(precision, device):
             loss = model(**batch).loss
@@ -406,7 +424,7 @@ def build_parser():
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--workloads", nargs="+", default=["train", "eval", "data", "extract"], choices=WORKLOADS)
+    parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=WORKLOADS)
     parser.add_argument("--size", default="large", choices=SIZES, help="shape of WavLM")
     parser.add_argument("--video_dim", type=int, default=768, help="width of the video features")
     parser.add_argument("--lengths", nargs="+", default=["iemocap"], choices=("iemocap", "fixed"), help="durations")
@@ -423,7 +441,7 @@ def build_parser():
 def run_workload(workload, args, ceilings, device):
     """Rows of the table of one workload."""
     rows = []
-    if workload in ("train", "eval"):
+    if workload in ("train", "options", "eval"):
         for lengths in args.lengths:
             for batch_size in args.batch:
                 arms = bench_model(workload, args, batch_size, lengths, device)
