@@ -439,17 +439,21 @@ def build_evaluation_loader(utterances, batch_size, num_workers=0, rank=0, world
     return build_loader(utterances, sampler, num_workers, **dataset_options)
 
 
-def build_dataloaders(train, evaluation, batch_size, seed, num_workers=0, rank=0, world_size=1, **dataset_options):
+def build_dataloaders(
+    train, evaluation, batch_size, seed, num_workers=0, rank=0, world_size=1, passes=1, **dataset_options
+):
     """The loader of the training list, and one for each evaluation list.
 
     Args:
         train: list of Utterance out of `check_utterances`.
         evaluation: {split name: list of Utterance}.
-        batch_size: utterances a process.
+        batch_size: utterances a process and pass.
+        passes: of WavLM, which make one training batch together.
         dataset_options: for FoalDataset.
     Returns: (DataLoader, {split name: DataLoader}).
     """
-    sampler = BalancedBatchSampler([utterance.label for utterance in train], batch_size, seed, rank, world_size)
+    labels = [utterance.label for utterance in train]
+    sampler = BalancedBatchSampler(labels, batch_size * passes, seed, rank, world_size)
     return build_loader(train, sampler, num_workers, **dataset_options), {
         split: build_evaluation_loader(utterances, batch_size, num_workers, rank, world_size, **dataset_options)
         for split, utterances in evaluation.items()

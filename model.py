@@ -315,6 +315,7 @@ class FoalNet(PreTrainedModel):
         final_dropout = config.wavlm.final_dropout if config.wavlm is not None else 0.1
         self.pool = {"mean": masked_mean, "max": masked_max}[config.pooling]
         self.dropout = nn.Dropout(final_dropout)
+        self.encoder_passes = 1  # parts of a training batch that WavLM takes one after the other, to save memory
         if "a" in config.modality:
             self.wavlm = WavLMModel(config.wavlm)
             width += config.wavlm.hidden_size
@@ -440,7 +441,7 @@ class FoalNet(PreTrainedModel):
         """WavLM's last hidden state after dropout, (B, Ta, Da), padded frames 0, and its mask (B, Ta) bool."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_values, dtype=torch.long)
-        states, mask = encode(self.wavlm, input_values, attention_mask)
+        states, mask = encode(self.wavlm, input_values, attention_mask, self.encoder_passes)
         return self.dropout(states), mask
 
     def encode_video(self, video_features, video_mask=None):

@@ -9,7 +9,6 @@ Both: the strict protocol, chosen on --valid_src, reported on --test_src. After 
 """
 
 import argparse
-import contextlib
 import json
 import logging
 import sys
@@ -130,12 +129,12 @@ def build_parser():
     optimisation.add_argument("--encoder_lr", type=float, help="peak learning rate of WavLM (default: --lr)")
     optimisation.add_argument("--l2", type=float, default=0.01, help="weight decay of AdamW")
     optimisation.add_argument("--decay_all", default=True, **boolean, help="False: no decay of biases and norms")
-    optimisation.add_argument("--batch_size", type=int, default=16, help="utterances a process and forward pass")
+    optimisation.add_argument("--batch_size", type=int, default=16, help="utterances a process and pass")
     optimisation.add_argument(
         "--gradient_accumulation_steps",
         type=int,
         default=1,
-        help="forward passes an optimizer step; AVEL and MEM see one pass at a time",
+        help="passes of WavLM an optimizer step, N * batch_size utterances; all losses are those of the large batch",
     )
     optimisation.add_argument(
         "--gradient_checkpointing",
@@ -219,7 +218,7 @@ class Progress:
     """How far a run is; saved with the weights in last/."""
 
     epoch: int = 0  # finished
-    forward_passes: int = 0  # so far, the seed of the next hard negatives
+    steps: int = 0  # of the optimizer so far, the seed of the next hard negatives
     best_epoch: int = 0
     best_ua: float = -1.0
     history: list = field(default_factory=list)  # the lines of metrics.jsonl
@@ -335,7 +334,7 @@ def build_accelerator(args, model):
             mixed_precision=precision,
             log_with=None if args.report_to == "none" else args.report_to,
             project_dir=args.save_root,
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # train_step accumulates
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # WavLM's passes accumulate
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=layerdrop)],
         )
     except ValueError as error:
@@ -349,6 +348,7 @@ def build_run(args):
     splits, video_dim = load_lists(args, state.is_local_main_process)
     set_seed(args.seed)
     model = build_model(args, video_dim)
+    model.encoder_passes = args.gradient_accumulation_steps
     if args.gradient_checkpointing and "a" in args.modality:
         model.wavlm.activation_checkpointing_enable()
     accelerator = build_accelerator(args, model)
@@ -360,6 +360,7 @@ def build_run(args):
     train_loader, evaluation_loaders = build_dataloaders(
         splits.pop("train"),
         splits,
+        passes=args.gradient_accumulation_steps,
         seed=args.seed,
         rank=state.process_index,
         world_size=state.num_processes,
@@ -369,8 +370,7 @@ def build_run(args):
     if not len(train_loader):
         raise InputError(f"--train_src {args.train_src}: fewer utterances than processes")
     optimizer = build_optimizer(model, args.lr, args.l2, args.encoder_lr, args.decay_all)
-    steps = args.epochs * -(-len(train_loader) // args.gradient_accumulation_steps)
-    scheduler = build_scheduler(args.scheduler, optimizer, steps, args.warmup_ratio)
+    scheduler = build_scheduler(args.scheduler, optimizer, args.epochs * len(train_loader), args.warmup_ratio)
     model, optimizer = accelerator.prepare(model, optimizer)
     generator = torch.Generator(accelerator.device)
     run = Run(args, accelerator, model, optimizer, scheduler, train_loader, evaluation_loaders, generator)
@@ -399,30 +399,27 @@ def configure_logging(state):
     logging.getLogger("accelerate").setLevel(logging.WARNING)
 
 
-def train_step(run, batches, sizes, totals):
-    """One optimizer step over a group of batches; each counts by its size, so the group equals one large batch.
+def train_step(run, batch, size, totals):
+    """One optimizer step.
 
     Args:
-        batches: list of batch dicts of this process.
-        sizes: utterances over all processes of each batch.
-        totals: {name: (2,) float64 tensor of sum and count}, added to.
+        batch: dict of this process.
+        size: utterances of the batch over all processes.
+        totals: {name: (2,) float32 tensor of sum and count}, added to.
     """
-    for i, (batch, size) in enumerate(zip(batches, sizes, strict=True)):
-        seed = np.random.SeedSequence([run.args.seed, run.progress.forward_passes]).generate_state(1)[0]
-        run.generator.manual_seed(int(seed))
-        inputs = move_inputs(batch, run.accelerator.device)
-        synchronized = i + 1 == len(batches)
-        with contextlib.nullcontext() if synchronized else run.accelerator.no_sync(run.model):
-            output = run.model(**inputs, generator=run.generator)
-            run.accelerator.backward(output.loss * (size / sum(sizes)))
-        run.progress.forward_passes += 1
-        add_totals(totals, output, inputs["labels"], size)
+    seed = np.random.SeedSequence([run.args.seed, run.progress.steps]).generate_state(1)[0]
+    run.generator.manual_seed(int(seed))
+    inputs = move_inputs(batch, run.accelerator.device)
+    output = run.model(**inputs, generator=run.generator)
+    run.accelerator.backward(output.loss)
     if run.args.max_grad_norm:
         run.accelerator.clip_grad_norm_(run.model.parameters(), run.args.max_grad_norm)
     run.optimizer.step()
     if not run.accelerator.optimizer_step_was_skipped:
         run.scheduler.step()
     run.optimizer.zero_grad()
+    run.progress.steps += 1
+    add_totals(totals, output, inputs["labels"], size)
 
 
 @torch.no_grad()
@@ -453,13 +450,10 @@ def train_epoch(run, epoch):
     """Train for one epoch. Returns: dict of means over the epoch, named as in metrics.jsonl."""
     run.model.train()
     run.train_loader.batch_sampler.set_epoch(epoch)
-    sizes, totals, batches, started = run.train_loader.batch_sampler.global_sizes, {}, [], time.perf_counter()
+    sizes, totals, started = run.train_loader.batch_sampler.global_sizes, {}, time.perf_counter()
     bar = tqdm(run.train_loader, desc=f"Epoch {epoch}", leave=False, disable=not run.accelerator.is_local_main_process)
-    for i, batch in enumerate(bar, start=1):
-        batches.append(batch)
-        if len(batches) == run.args.gradient_accumulation_steps or i == len(sizes):
-            train_step(run, batches, sizes[i - len(batches) : i], totals)
-            batches = []
+    for batch, size in zip(bar, sizes, strict=True):
+        train_step(run, batch, size, totals)
     reduced = {name: run.accelerator.reduce(pair, "sum").tolist() for name, pair in totals.items()}
     means = {f"train_{name}" if "loss" in name else name: a / n if n else None for name, (a, n) in reduced.items()}
     if run.args.modality == "av":

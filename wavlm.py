@@ -31,7 +31,7 @@ class Packing:
         together: one group of all sequences, else one group for each.
     """
 
-    def __init__(self, lengths, device, together):
+    def __init__(self, lengths, device, together=True):
         self.lengths, self.steps = lengths, max(lengths)
         self.groups = [list(range(len(lengths)))] if together else [[i] for i in range(len(lengths))]
         self.mask = torch.arange(self.steps) < torch.tensor(lengths)[:, None]
@@ -84,24 +84,40 @@ def dropout(states, p, training):
     return F.dropout(states, p) if states.is_cuda else _Dropout.apply(states.contiguous(), p)
 
 
-def encode(wavlm, input_values, attention_mask):
+def encode(wavlm, input_values, attention_mask, passes=1):
     """WavLM's last hidden state.
 
     Args:
         wavlm: transformers WavLMModel without adapter.
         input_values: (B, Na) float, waveform at 16 kHz.
         attention_mask: (B, Na), 1 where valid, valid samples first.
+        passes: with gradients, run the batch in this many parts and keep the activations of none: the backward pass
+            computes each part again, so that memory holds one part at a time (GradCache, Gao et al. 2021).
     Returns: (B, Ta, D) states, zero where padded, and (B, Ta) bool mask. On the valid frames the states are those of
         `wavlm(input_values, attention_mask)`, dropout masks apart.
     """
     samples = attention_mask.long().sum(1)
     lengths = wavlm._get_feat_extract_output_lengths(samples).tolist()
-    packing = Packing(lengths, input_values.device, together=input_values.is_cuda)
-    features = extract_features(wavlm, input_values, samples.tolist(), packing)
+    spans, channels = draw_masks(wavlm, lengths)
+    size = -(-len(lengths) // passes) if torch.is_grad_enabled() else len(lengths)
+    whole, together, parts = Packing(lengths, input_values.device), input_values.is_cuda, []
+    for first in range(0, len(lengths), size):
+        rows = slice(first, first + size)
+        packing = Packing(lengths[rows], input_values.device, together)
+        features = extract_features(wavlm, input_values[rows], samples[rows].tolist(), packing)
+        masks = (None if mask is None else mask[rows] for mask in (spans, channels))
+        arguments = (encode_features, wavlm, features, *masks, packing)
+        parts.append(
+            checkpoint(*arguments, use_reentrant=False) if size < len(lengths) else arguments[0](*arguments[1:])
+        )
+    return whole.unpack(torch.cat(parts)), whole.mask
+
+
+def encode_features(wavlm, features, spans, channels, packing):
+    """From convolutional features (N, conv_dim) to the last hidden state (N, D)."""
     states = wavlm.feature_projection.projection(wavlm.feature_projection.layer_norm(features))
     states = dropout(states, wavlm.config.feat_proj_dropout, wavlm.training)
-    states = mask_spans(wavlm, states, packing)
-    return packing.unpack(run_encoder(wavlm, states, packing)), packing.mask
+    return run_encoder(wavlm, apply_masks(wavlm, states, spans, channels, packing), packing)
 
 
 def extract_features(wavlm, input_values, samples, packing):
@@ -130,30 +146,42 @@ def extract_features(wavlm, input_values, samples, packing):
     return torch.cat(parts)
 
 
-def mask_spans(wavlm, states, packing):
-    """SpecAugment on packed states (N, D); the draws are those of transformers."""
-    config = wavlm.config
+def draw_masks(wavlm, lengths):
+    """SpecAugment's draws for a batch, those of transformers.
+
+    Args:
+        lengths: list of B int, valid frames.
+    Returns: (B, T) bool of frames and (B, D) bool of channels to mask; None for what is off.
+    """
+    config, spans, channels = wavlm.config, None, None
     if not (wavlm.training and config.apply_spec_augment):
-        return states
+        return spans, channels
     if config.mask_time_prob > 0:
-        spans = np.zeros((len(packing.lengths), packing.steps), bool)  # none where a span is longer than the batch
-        if packing.steps >= config.mask_time_length:
+        spans = np.zeros((len(lengths), max(lengths)), bool)  # none where a span is longer than the batch
+        if max(lengths) >= config.mask_time_length:
             spans = _compute_mask_indices(
                 spans.shape,
                 config.mask_time_prob,
                 config.mask_time_length,
-                torch.tensor([[1] * n + [0] * (packing.steps - n) for n in packing.lengths]),
+                torch.tensor([[1] * n + [0] * (max(lengths) - n) for n in lengths]),
                 config.mask_time_min_masks,
             )
-        spans = packing.pack(torch.from_numpy(spans).to(states.device))
-        states = torch.where(spans[:, None], wavlm.masked_spec_embed.to(states.dtype), states)
     if config.mask_feature_prob > 0:
         channels = _compute_mask_indices(
-            (len(packing.lengths), config.hidden_size),
+            (len(lengths), config.hidden_size),
             config.mask_feature_prob,
             config.mask_feature_length,
             min_masks=getattr(config, "mask_feature_min_masks", 0),  # transformers 5.23 forgets the field
         )
+    return spans, channels
+
+
+def apply_masks(wavlm, states, spans, channels, packing):
+    """SpecAugment on packed states (N, D)."""
+    if spans is not None:
+        spans = packing.pack(torch.from_numpy(spans[:, : packing.steps]).to(states.device))
+        states = torch.where(spans[:, None], wavlm.masked_spec_embed.to(states.dtype), states)
+    if channels is not None:
         channels = torch.from_numpy(channels).to(states.device)[:, None].expand(-1, packing.steps, -1)
         states = states.masked_fill(packing.pack(channels), 0)
     return states

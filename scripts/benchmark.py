@@ -11,6 +11,7 @@ precision, timed in the same run.
 
 import argparse
 import contextlib
+import ctypes
 import gc
 import os
 import statistics
@@ -161,12 +162,13 @@ def synchronize(device):
 
 
 def reset_peak(device):
-    """Start a new measurement of peak memory; on Linux the kernel's own mark of this process is reset."""
+    """Start a new measurement of peak memory; on Linux what is free goes back, then the kernel's mark is reset."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
             Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -182,20 +184,22 @@ def read_peak(device):
 
 
 def time_arms(arms, rounds, device):
-    """Run the arms in turn; fills in `seconds` and `peak_bytes`, and in a first, uncounted round `flops`."""
+    """Run the arms in turn; fills in `seconds`, `flops` in a first, uncounted round, and `peak_bytes` in the next."""
     for arm in arms:
         with FlopCounterMode(display=False) as counter:
             arm.run()
         arm.flops, arm.seconds = counter.get_total_flops(), []
-    for _ in tqdm(range(rounds), desc=" / ".join(arm.name for arm in arms), leave=False):
+    for i in tqdm(range(rounds), desc=" / ".join(arm.name for arm in arms), leave=False):
         for arm in arms:
-            reset_peak(device)
+            if i == 0:
+                reset_peak(device)
             synchronize(device)
             started = time.perf_counter()
             arm.run()
             synchronize(device)
             arm.seconds.append(time.perf_counter() - started)
-            arm.peak_bytes = max(arm.peak_bytes, read_peak(device))
+            if i == 0:
+                arm.peak_bytes = read_peak(device)
 
 
 def measure_ceilings(device, rounds=5):
@@ -245,6 +249,7 @@ def bench_model(workload, args, batch_size, lengths, device):
         return [
             Arm("default", make_train(*default), auto),
             Arm("--gradient_checkpointing", make_train(*default, checkpointing=True), auto),
+            Arm("--gradient_accumulation_steps 4", make_train(*default, passes=4), auto),
             Arm("--freeze_encoder", make_train(*states), auto),
         ]
     optimizers = {StockFoalNet: torch.optim.AdamW(trainable, lr=1e-5), FoalNet: ours}
@@ -264,13 +269,13 @@ def autocast(precision, device):
     return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
 
-def make_train(model, kind, batch, precision, device, optimizer, checkpointing=False):
+def make_train(model, kind, batch, precision, device, optimizer, checkpointing=False, passes=1):
     """Forward, backward and AdamW step of the model as a StockFoalNet or FoalNet."""
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def run():
         model.__class__ = kind
-        model.wavlm.encoder.gradient_checkpointing = checkpointing
+        model.wavlm.encoder.gradient_checkpointing, model.encoder_passes = checkpointing, passes
         model.train()
         with autocast(precision, device):
             loss = model(**batch).loss

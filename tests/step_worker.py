@@ -1,4 +1,4 @@
-"""One train_step and one evaluation by the parts of train.py; every process leaves what it saw. For test_distributed.
+"""Two train_steps and the evaluations by the parts of train.py; every process leaves what it saw. For test_distributed.
 
 Called as `step_worker.py OUT [flags of train.py]`: writes OUT/<rank>.pt.
 """
@@ -12,8 +12,8 @@ import train
 from evaluation import evaluate
 
 
-def step(run):
-    """Means of the losses over all processes, and the gradients that the optimizer gets."""
+def step(run, batch, size):
+    """One train_step: means of the losses over all processes, and the gradients that the optimizer gets."""
     gradients, totals = {}, {}
     model = run.accelerator.unwrap_model(run.model)
     real = run.optimizer.step
@@ -24,13 +24,10 @@ def step(run):
 
     run.optimizer.step = keep
     run.model.train()
-    run.train_loader.batch_sampler.set_epoch(1)
-    sizes = run.train_loader.batch_sampler.global_sizes
-    wanted = run.args.gradient_accumulation_steps
-    batches = list(run.train_loader)[-wanted:]  # the last one is the uneven one
-    train.train_step(run, batches, sizes[-wanted:], totals)
+    train.train_step(run, batch, size, totals)
+    run.optimizer.step = real
     totals = {name: run.accelerator.reduce(pair, "sum") for name, pair in totals.items()}
-    return {name: (pair[0] / pair[1]).item() for name, pair in totals.items()}, gradients, batches
+    return {name: (pair[0] / pair[1]).item() for name, pair in totals.items()}, gradients
 
 
 def main():
@@ -41,7 +38,14 @@ def main():
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    losses, gradients, batches = step(run)
+    sampler = run.train_loader.batch_sampler
+    sampler.set_epoch(1)
+    batches = list(run.train_loader)
+    batches, sizes = (
+        [batches[0], batches[-1]],
+        [sampler.global_sizes[0], sampler.global_sizes[-1]],
+    )  # the last is uneven
+    losses, gradients = zip(*(step(run, *pair) for pair in zip(batches, sizes, strict=True)), strict=True)
     evaluations = [evaluate(run.accelerator, model, loader) for loader in run.evaluation_loaders.values()]
     content = {
         "processes": run.accelerator.num_processes,

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from tiny import LABELS, write_corpus, write_wavlm
 
 import train
+import wavlm as wavlm_module
 from evaluation import evaluate
 from model import FoalNet
 
@@ -426,18 +427,16 @@ def test_a_sound_that_breaks_after_the_scan_is_one_line(capsys, corpus, run, tmp
 # accumulation
 
 
-def take_step(corpus, wavlm, tmp_path, parts, **flags):
-    """Loss and gradients of one train_step over a batch of 10 utterances cut into parts."""
+def take_step(corpus, wavlm, tmp_path, batch_size, passes, **flags):
+    """Losses and gradients of one train_step over the first 10 utterances, all losses on, dropout off."""
     reset_state()
-    flags = {"dropout": 0, "avel_weight": 0, "mem_weight": 0, **flags}
+    flags = {"batch_size": batch_size, "gradient_accumulation_steps": passes, **flags}
     setup = train.build_run(train.parse_args(list_arguments(corpus, wavlm, tmp_path / "run", **flags)))
-    dataset = setup.train_loader.dataset
-    collate = setup.train_loader.collate_fn
-    bounds = np.cumsum([0, *parts])
-    batches = [
-        collate([dataset[i] for i in range(first, last)]) for first, last in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
-    gradients, totals = {}, {}
+    for module in setup.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    dataset, gradients, totals = setup.train_loader.dataset, {}, {}
+    batch = setup.train_loader.collate_fn([dataset[i] for i in range(10)])
     real = setup.optimizer.step
 
     def keep():
@@ -447,20 +446,30 @@ def take_step(corpus, wavlm, tmp_path, parts, **flags):
     setup.optimizer.step = keep
     setup.model.train()
     before = setup.scheduler.last_epoch
-    train.train_step(setup, batches, parts, totals)
+    train.train_step(setup, batch, 10, totals)
     assert setup.scheduler.last_epoch == before + 1
-    assert setup.progress.forward_passes == len(parts)  # the seed of the next draw of negatives
     assert all(p.grad is None or not p.grad.any() for p in setup.model.parameters())
-    loss, count = totals["loss"].tolist()
-    assert count == sum(parts)
-    return loss / count, gradients
+    return {name: total / count for name, (total, count) in totals.items()}, gradients
 
 
-@pytest.mark.parametrize("parts", [[5, 5], [4, 4, 2], [1] * 10])
-def test_accumulation_equals_the_large_batch(corpus, wavlm, tmp_path, parts):
-    loss, gradients = take_step(corpus, wavlm, tmp_path, [10])
-    found_loss, found = take_step(corpus, wavlm, tmp_path, parts)
-    assert found_loss == pytest.approx(loss, rel=1e-5)
+@pytest.fixture(scope="module")
+def masking_wavlm(tmp_path_factory):
+    """SpecAugment on: its draws are those of the large batch too."""
+    spec = {"apply_spec_augment": True, "mask_time_prob": 0.3, "mask_time_length": 3, "mask_feature_prob": 0.2}
+    return write_wavlm(tmp_path_factory.mktemp("masking"), mask_feature_length=4, **spec)
+
+
+@pytest.mark.parametrize(("batch_size", "passes"), [(5, 2), (4, 3), (1, 10)])
+def test_accumulation_equals_the_large_batch(corpus, masking_wavlm, tmp_path, monkeypatch, batch_size, passes):
+    widths, real = [], wavlm_module.encode_features
+    losses, gradients = take_step(corpus, masking_wavlm, tmp_path, 10, 1)
+    monkeypatch.setattr(wavlm_module, "encode_features", lambda *x: widths.append(len(x[-1].lengths)) or real(*x))
+    found_losses, found = take_step(corpus, masking_wavlm, tmp_path, batch_size, passes)
+    assert max(widths) == batch_size  # what memory holds at a time
+    assert sum(widths) == 20  # each utterance forward, and again in the backward pass
+    assert {"loss_cls", "loss_avel", "loss_mem"} <= losses.keys()
+    for name, loss in losses.items():
+        assert found_losses[name].item() == pytest.approx(loss.item(), rel=1e-5), name
     assert set(found) == set(gradients)
     largest = max(gradient.abs().max() for gradient in gradients.values())
     for name, gradient in gradients.items():
@@ -469,13 +478,13 @@ def test_accumulation_equals_the_large_batch(corpus, wavlm, tmp_path, parts):
 
 
 def test_clipping_bounds_the_norm_of_the_whole_gradient(corpus, wavlm, tmp_path):
-    _, gradients = take_step(corpus, wavlm, tmp_path, [10], max_grad_norm=0.05)
+    _, gradients = take_step(corpus, wavlm, tmp_path, 10, 1, max_grad_norm=0.05)
     norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
     assert norm.item() == pytest.approx(0.05, rel=1e-3)
 
 
 def test_an_epoch_with_accumulation_is_the_epoch_of_the_large_batch(run):
-    flags = {"dropout": 0, "avel_weight": 0, "mem_weight": 0}
+    flags = {"dropout": 0, "modality": "a"}  # AVEL's projections always have dropout
     large, small = (
         run("large", batch_size=8, **flags)[1],
         run("small", batch_size=4, gradient_accumulation_steps=2, **flags)[1],

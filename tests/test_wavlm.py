@@ -68,7 +68,7 @@ def test_states_and_gradients_are_those_of_transformers(variant, together, monke
     model = make_wavlm(**variant)
     initialise = fast.Packing.__init__
 
-    def grouped(self, lengths, device, **_):
+    def grouped(self, lengths, device, *_):
         initialise(self, lengths, device, together=together)
 
     monkeypatch.setattr(fast.Packing, "__init__", grouped)
@@ -78,6 +78,19 @@ def test_states_and_gradients_are_those_of_transformers(variant, together, monke
 def test_layerdrop_skips_the_layers_that_transformers_skips():
     model = make_wavlm(**LARGE, layerdrop=0.5, apply_spec_augment=False)
     assert_same(run(model, stock), run(model, fast.encode))
+
+
+@pytest.mark.parametrize("variant", [LARGE, BASE], ids=["large", "base"])
+def test_passes_change_nothing(variant):
+    model = make_wavlm(**variant, mask_feature_prob=0.2, mask_feature_length=4)
+    assert_same(run(model, fast.encode), run(model, lambda *inputs: fast.encode(*inputs, passes=3)))
+
+
+def test_a_pass_is_computed_again_with_the_same_dropout_and_layerdrop(monkeypatch):
+    model = make_wavlm(**LARGE, hidden_dropout=0.3, attention_dropout=0.3, layerdrop=0.4)
+    again = run(model, lambda *inputs: fast.encode(*inputs, passes=2))
+    monkeypatch.setattr(fast, "checkpoint", lambda function, *arguments, use_reentrant: function(*arguments))
+    assert_same(again, run(model, lambda *inputs: fast.encode(*inputs, passes=2)))
 
 
 def test_gradient_checkpointing_changes_nothing_even_with_dropout():
