@@ -20,5 +20,5 @@ run python -m scripts.extract_clip --manifest "$demo/iemocap/manifest.csv" --row
   --out "$demo/features"
 run OMP_NUM_THREADS=1 JOBS=2 ROWS="video audio both" MANIFEST="$demo/iemocap/manifest.csv" \
   bash scripts/ablation.sh "$demo/iemocap/folds/paper" "$demo/runs" --video_root "$demo/features" \
-  --audio_model "$demo/wavlm" --normalize_audio --lr 1e-3 --epochs 8 --num_workers 0
+  --audio_model "$demo/wavlm" --normalize_audio --lr 1e-3 --epochs 6 --num_workers 0
 printf '\nPictures, intervals and paired tests: %s\n' "$demo/runs/report/report.html"

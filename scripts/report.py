@@ -108,7 +108,7 @@ def build_tables(experiment, scores):
     """
     several = any(len(system.seeds) > 1 for system in experiment.systems)
     paper = explain_paper(experiment) is None
-    over_folds, pooled = [], []
+    over_folds, pooled = [build_chance(experiment)], []
     for system in experiment.systems:
         row = scores[system.name]
         cells = {"system": system.name, "protocol": experiment.protocol}
@@ -130,7 +130,14 @@ def build_tables(experiment, scores):
             if f"{metric}_by_speaker" in row:
                 cells[f"{metric.upper()} 95 % by speaker"] = interval(row[f"{metric}_by_speaker"])
         pooled.append({**cells, "macro F1": percent(row["pooled"]["macro_f1"])})
+    over_folds[0] = {name: over_folds[0].get(name, "–") for name in over_folds[-1]}
     return [Table(pd.DataFrame(over_folds)), Table(pd.DataFrame(pooled))]
+
+
+def build_chance(experiment):
+    """The row of guessing: every class as often (UA), always the most frequent label (WA)."""
+    most = experiment.systems[0].utterances["label"].value_counts(normalize=True).max()
+    return {"system": "chance", "UA, mean ± std": percent(1 / len(experiment.labels)), "WA, mean ± std": percent(most)}
 
 
 def build_csv(experiments, scores):
@@ -208,13 +215,12 @@ def explain_table(experiment, speakers):
     """What the columns of the main tables mean, in a paragraph."""
     reason, first = explain_paper(experiment), experiment.systems[0].utterances
     seeds = max(len(system.seeds) for system in experiment.systems)
-    most = first["label"].value_counts(normalize=True).max()
     each = f", each the mean of its seeds ({seeds})" if seeds > 1 else ""
     units = "over utterances" if speakers is None else "over utterances, and over speakers"
     notes = [
         f"All scores in %. UA: mean of the recalls of the classes; WA: accuracy. Mean ± std: over the folds{each}; std "
         f"with n − 1. Pooled: one confusion matrix over all utterances. 95 %: percentile bootstrap of the pooled score "
-        f"{units}. Chance: UA {100 / len(experiment.labels):.2f}; always the most frequent label: WA {percent(most)}.",
+        f"{units}. Chance: every class as often (UA), always the most frequent label (WA).",
     ]
     if reason is None:
         other = "" if experiment.protocol == "paper" else " Ours: another protocol."
