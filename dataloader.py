@@ -15,6 +15,7 @@ Every batch is a dict with the keys
 by `check_utterances` before training starts.
 """
 
+import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -419,7 +420,8 @@ def _ignore_interrupt(worker):
 
 
 def build_loader(utterances, sampler, num_workers, **dataset_options):
-    """A DataLoader over a list of Utterance; dataset_options are those of FoalDataset."""
+    """A DataLoader over a list of Utterance, of at most one worker a core; dataset_options are those of FoalDataset."""
+    num_workers = min(num_workers, len(os.sched_getaffinity(0)))
     return DataLoader(
         FoalDataset(utterances, **dataset_options),
         batch_sampler=sampler,

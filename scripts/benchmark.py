@@ -115,10 +115,18 @@ class StockFoalNet(FoalNet):
         return F.cross_entropy(head(torch.cat([real, false])).float(), targets)
 
 
+def parse_lengths(text):
+    """`iemocap`, or seconds: `fixed` is the 6 s that the release pads to."""
+    seconds = text if text == "iemocap" else float({"fixed": MAX_LENGTH}.get(text, text))
+    if seconds != "iemocap" and not 0.5 <= seconds <= MAX_LENGTH:
+        raise argparse.ArgumentTypeError(f"{text}: iemocap, fixed, or 0.5 to 6 seconds")
+    return seconds
+
+
 def draw_durations(lengths, n, seed):
-    """Seconds of n utterances: IEMOCAP's (log-normal, median 3.58, sigma of the log 0.69, cut at 6) or all 6 s."""
-    if lengths == "fixed":
-        return np.full(n, MAX_LENGTH)
+    """Seconds of n utterances: IEMOCAP's (log-normal, median 3.58, sigma of the log 0.69, cut at 6) or all the same."""
+    if lengths != "iemocap":
+        return np.full(n, lengths)
     return np.clip(3.58 * np.exp(0.69 * np.random.default_rng(seed).standard_normal(n)), 0.58, MAX_LENGTH)
 
 
@@ -409,16 +417,21 @@ def describe_arms(case, arms, ceilings):
 
 
 def plot_costs(table, path):
-    """Seconds an utterance against batch size, one panel a workload and set of lengths."""
-    models = table[table["workload"].isin(["train", "eval"])]
-    panels = list(models.groupby(["workload", "lengths"]))
+    """Seconds an utterance of `train` and `eval`: against batch size, and against length where lengths were asked."""
+    models, panels = table[table["workload"].isin(["train", "eval"])], []
+    for (workload, lengths), rows in models.groupby(["workload", "lengths"], sort=False):
+        if rows["batch"].nunique() > 1 or lengths == "iemocap":
+            panels.append((f"{workload}, lengths {lengths}", "batch", "batch size", rows))
+    for (workload, batch), rows in models[models["lengths"] != "iemocap"].groupby(["workload", "batch"], sort=False):
+        panels.append((f"{workload}, batch {batch}", "lengths", "length of every utterance, s", rows))
     figure, all_axes = plt.subplots(
         1, len(panels), figsize=(4.5 * len(panels), 3.2), squeeze=False, layout="constrained"
     )
-    for axes, ((workload, lengths), rows) in zip(all_axes[0], panels, strict=True):
+    for axes, (title, column, label, rows) in zip(all_axes[0], panels, strict=True):
         for colour, (name, arm) in zip(COLOURS, rows.groupby("arm", sort=False), strict=False):
-            axes.plot(arm["batch"], arm["seconds"] / arm["batch"], marker="o", color=colour, label=name)
-        axes.set(title=f"{workload}, {lengths} lengths", xlabel="batch size", ylabel="s an utterance", ylim=(0, None))
+            arm = arm.sort_values(column)
+            axes.plot(arm[column], arm["seconds"] / arm["batch"], marker="o", color=colour, label=name)
+        axes.set(title=title, xlabel=label, ylabel="s an utterance", ylim=(0, None), xlim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.savefig(path, dpi=DPI)
@@ -432,7 +445,9 @@ def build_parser():
     parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=WORKLOADS)
     parser.add_argument("--size", default="large", choices=SIZES, help="shape of WavLM")
     parser.add_argument("--video_dim", type=int, default=768, help="width of the video features")
-    parser.add_argument("--lengths", nargs="+", default=["iemocap"], choices=("iemocap", "fixed"), help="durations")
+    parser.add_argument(
+        "--lengths", nargs="+", type=parse_lengths, default=["iemocap"], help="iemocap, fixed (6 s), or seconds up to 6"
+    )
     parser.add_argument("--batch", type=int, nargs="+", default=[8], help="utterances a step, several for a plot")
     parser.add_argument("--clip_size", default="base", choices=CLIP_SIZES, help="shape of CLIP for extract")
     parser.add_argument("--video_seconds", type=float, default=12.0, help="length of the two videos of extract")
@@ -480,7 +495,7 @@ def main(argv=None):
         rows += run_workload(workload, args, ceilings, device)
         table = pd.DataFrame(rows)
         table.to_csv(out / "benchmark.csv", index=False)  # what is measured stays, whatever comes
-    text = table.to_string(index=False, float_format="%.3g", na_rep="")
+    text = table.to_string(index=False, float_format="{:.3g}".format, na_rep="")
     rates = ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in ceilings.items() if name != "bytes")
     text += f"\nceilings: {rates}, copy {ceilings['bytes'] / 1e9:.1f} GB/s; {torch.get_num_threads()} threads, {device}"
     (out / "benchmark.txt").write_text(text + "\n", encoding="utf-8")
