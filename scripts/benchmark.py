@@ -424,10 +424,11 @@ def plot_costs(table, path):
             panels.append((f"{workload}, lengths {lengths}", "batch", "batch size", rows))
     for (workload, batch), rows in models[models["lengths"] != "iemocap"].groupby(["workload", "batch"], sort=False):
         panels.append((f"{workload}, batch {batch}", "lengths", "length of every utterance, s", rows))
-    figure, all_axes = plt.subplots(
-        1, len(panels), figsize=(4.5 * len(panels), 3.2), squeeze=False, layout="constrained"
-    )
-    for axes, (title, column, label, rows) in zip(all_axes[0], panels, strict=True):
+    columns, rows = min(3, len(panels)), -(-len(panels) // 3)
+    figure, grid = plt.subplots(rows, columns, figsize=(4.5 * columns, 3.2 * rows), squeeze=False, layout="constrained")
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (title, column, label, rows) in zip(grid.flat, panels, strict=False):
         for colour, (name, arm) in zip(COLOURS, rows.groupby("arm", sort=False), strict=False):
             arm = arm.sort_values(column)
             axes.plot(arm[column], arm["seconds"] / arm["batch"], marker="o", color=colour, label=name)
