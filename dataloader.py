@@ -333,6 +333,8 @@ class FoalDataset(Dataset):
             samples = read_audio(utterance.path, self.max_length)
             if len(samples) < MIN_SAMPLES:
                 raise InputError(f"{utterance.path}: decodes to {len(samples)} samples; at least 25 ms are needed")
+            if not np.isfinite(samples).all():
+                raise InputError(f"{utterance.path}: holds NaN or infinity")
             item["input_values"] = normalize_waveform(samples) if self.normalize_audio else samples
         if "v" in self.modality:
             item["video_features"] = read_features(utterance.features, self.max_frames)

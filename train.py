@@ -9,6 +9,7 @@ Both: the strict protocol, chosen on --valid_src, reported on --test_src. After 
 """
 
 import argparse
+import itertools
 import json
 import logging
 import sys
@@ -92,7 +93,7 @@ def build_parser():
         "are the sorted names found in --train_src",
     )
     data.add_argument(
-        "--allow_overlap", default=False, **boolean, help="train although a speaker is in --train_src and evaluated"
+        "--allow_overlap", default=False, **boolean, help="train although two lists share a speaker or an utterance"
     )
     data.add_argument("--max_length", type=float, default=6.0, help="seconds of sound used of each utterance")
     data.add_argument("--max_frames", type=int, default=180, help="video frames used of each utterance")
@@ -269,7 +270,7 @@ def load_lists(args, progress=True):
     lists = {"train": args.train_src, **evaluation_lists(args)}
     splits = {split: read_scp(path, args.labels, args.label_map) for split, path in lists.items()}
     if not args.allow_overlap:
-        refuse_overlap(args, splits)
+        refuse_overlap(lists, splits)
     if args.debug:
         for split, utterances in splits.items():
             keep = np.linspace(0, len(utterances) - 1, min(DEBUG_UTTERANCES, len(utterances))).astype(int)
@@ -286,15 +287,15 @@ def load_lists(args, progress=True):
     return {split: [next(checked) for _ in utterances] for split, utterances in splits.items()}, video_dim
 
 
-def refuse_overlap(args, splits):
-    """Raise InputError where a speaker (known from IEMOCAP ids) or an utterance is trained on and evaluated."""
-    for split, path in evaluation_lists(args).items():
-        train, other = ({u.utt_id for u in splits[name]} for name in ("train", split))
-        for kind, shared in (("utterance", sorted(train & other)), ("speaker", speaker_overlap(train, other))):
+def refuse_overlap(lists, splits):
+    """Raise InputError where two lists share a speaker (known from IEMOCAP ids) or an utterance."""
+    for (first, first_path), (second, second_path) in itertools.combinations(lists.items(), 2):
+        ids, others = ({u.utt_id for u in splits[name]} for name in (first, second))
+        for kind, shared in (("utterance", sorted(ids & others)), ("speaker", speaker_overlap(ids, others))):
             if shared:
                 raise InputError(
-                    f"{path}: {kind} {', '.join(shared[:5])}{' ...' if len(shared) > 5 else ''} "
-                    f"is in {args.train_src} too; --allow_overlap trains all the same"
+                    f"{second_path}: {kind} {', '.join(shared[:5])}{' ...' if len(shared) > 5 else ''} "
+                    f"is in {first_path} too; --allow_overlap trains all the same"
                 )
 
 

@@ -327,6 +327,15 @@ def test_the_files_of_an_unused_stream_are_not_needed(corpus, tmp_path):
     assert set(FoalDataset(checked, "v")[0]) == {"utt_id", "label", "video_features"}
 
 
+def test_a_sound_with_nan_is_named(corpus, tmp_path):
+    samples = np.zeros(8000, np.float32)
+    samples[77] = np.nan
+    sf.write(tmp_path / "nan.wav", samples, 16000, subtype="FLOAT")
+    dataset = FoalDataset([Utterance("nan", str(tmp_path / "nan.wav"), 0)], modality="a")
+    with pytest.raises(InputError, match=r"nan\.wav: holds NaN or infinity"):
+        dataset[0]
+
+
 def test_a_sound_that_decodes_to_less_than_its_header_says_is_named(corpus, tmp_path):
     checked, _ = check(corpus, tmp_path)
     sf.write(tmp_path / "a.wav", make_tone(0.02, 16000), 16000)  # changed since the scan

@@ -392,6 +392,23 @@ def test_a_bad_flag_is_one_line_and_exit_code_2(capsys, run, flag, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_lists_that_share_an_utterance_are_refused(capsys, corpus, run):
+    fail(capsys, lambda: run(test_src=corpus / "train.scp"), "train.scp: utterance train_000", "--allow_overlap")
+    shared = {"valid_src": corpus / "valid.scp", "test_src": corpus / "valid.scp"}
+    fail(capsys, lambda: run(**shared), "utterance valid_000", "valid.scp too")
+    assert run(**shared, allow_overlap=True)[0]["protocol"] == "strict"
+
+
+def test_a_shared_speaker_of_iemocap_is_refused(capsys, corpus, run, tmp_path):
+    for split, gender in (("train", "F"), ("valid", "M")):
+        lines = (corpus / f"{split}.scp").read_text()
+        (tmp_path / f"{split}.scp").write_text(lines.replace(f"{split}_", f"Ses01{gender}_impro01_{gender}", 1))
+    mixed = (tmp_path / "valid.scp").read_text().replace("impro01_M", "impro02_F")
+    (tmp_path / "valid.scp").write_text(mixed)
+    lists = {"train_src": tmp_path / "train.scp", "test_src": tmp_path / "valid.scp"}
+    fail(capsys, lambda: run(**lists), "valid.scp: speaker Ses01F", "--allow_overlap")
+
+
 def test_a_bad_file_is_found_before_training(capsys, corpus, run, tmp_path):
     shutil.copytree(corpus / "features", tmp_path / "features")
     features = np.load(tmp_path / "features" / "valid_003.npy")
