@@ -11,7 +11,6 @@ precision, timed in the same run.
 
 import argparse
 import contextlib
-import ctypes
 import gc
 import os
 import statistics
@@ -159,9 +158,11 @@ class Arm:
     name: str
     run: callable
     precision: str = "no"
+    forget: callable = None  # drops what `run` keeps, the moments of an optimizer
+    weights: int = 0  # bytes
     flops: float = 0.0  # of one run
+    peak_bytes: int = 0  # weights and what `run` allocates
     seconds: list = None
-    peak_bytes: int = 0
 
 
 def synchronize(device):
@@ -169,45 +170,41 @@ def synchronize(device):
         torch.cuda.synchronize()
 
 
-def reset_peak(device):
-    """Start a new measurement of peak memory; on Linux what is free goes back, then the kernel's mark is reset."""
-    gc.collect()
+def measure_peak(run, device):
+    """The most bytes of tensors that `run` holds at a time beyond those that were there, as the allocator reports."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    else:
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-def read_peak(device):
-    """Peak bytes since `reset_peak`: allocated on the GPU, or resident in this process; 0 where it can't be read."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, profile_memory=True, acc_events=True) as profiler:
+        run()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(np.cumsum([event.nbytes() for event in events]), default=0)
 
 
 def time_arms(arms, rounds, device):
-    """Run the arms in turn; fills in `seconds`, `flops` in a first, uncounted round, and `peak_bytes` in the next."""
+    """Run the arms in turn: a first round fills in `flops`, a second one `peak_bytes`, the others `seconds`."""
     for arm in arms:
         with FlopCounterMode(display=False) as counter:
             arm.run()
         arm.flops, arm.seconds = counter.get_total_flops(), []
-    for i in tqdm(range(rounds), desc=" / ".join(arm.name for arm in arms), leave=False):
+        if arm.forget is not None:
+            arm.forget()
+    for arm in arms:
+        if arm.weights:
+            arm.peak_bytes = arm.weights + measure_peak(arm.run, device)
+            if arm.forget is not None:
+                arm.forget()
+    for _ in tqdm(range(rounds), desc=" / ".join(arm.name for arm in arms), leave=False):
         for arm in arms:
-            if i == 0:
-                reset_peak(device)
             synchronize(device)
             started = time.perf_counter()
             arm.run()
             synchronize(device)
             arm.seconds.append(time.perf_counter() - started)
-            if i == 0:
-                arm.peak_bytes = read_peak(device)
 
 
 def measure_ceilings(device, rounds=5):
@@ -247,21 +244,27 @@ def bench_model(workload, args, batch_size, lengths, device):
     ways = [("stock", StockFoalNet, stock_inputs, stock_precision), ("ours, fp32", FoalNet, inputs, "no")]
     if auto != "no":
         ways.append((f"ours, {auto}", FoalNet, inputs, auto))
+    weights = sum(parameter.nbytes for parameter in model.parameters())
     if workload == "eval":
-        return [Arm(name, make_eval(model, *way, device), way[-1]) for name, *way in ways]
+        return [Arm(name, make_eval(model, *way, device), way[-1], weights=weights) for name, *way in ways]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    ours = build_optimizer(model, 1e-5, 0.01)
+    stock, ours = torch.optim.AdamW(trainable, lr=1e-5), build_optimizer(model, 1e-5, 0.01)
     if workload == "options":
         default = (model, FoalNet, inputs, auto, device, ours)
         states = (model, FoalNet, encode_batch(model, inputs), *default[3:])
-        return [
-            Arm("default", make_train(*default), auto),
-            Arm("--gradient_checkpointing", make_train(*default, checkpointing=True), auto),
-            Arm("--gradient_accumulation_steps 4", make_train(*default, passes=4), auto),
-            Arm("--freeze_encoder", make_train(*states), auto),
-        ]
-    optimizers = {StockFoalNet: torch.optim.AdamW(trainable, lr=1e-5), FoalNet: ours}
-    return [Arm(name, make_train(model, *way, device, optimizers[way[0]]), way[-1]) for name, *way in ways]
+        runs = {
+            "default": make_train(*default),
+            "--gradient_checkpointing": make_train(*default, checkpointing=True),
+            "--gradient_accumulation_steps 4": make_train(*default, passes=4),
+            "--freeze_encoder": make_train(*states),
+        }
+        return [Arm(name, run, auto, ours.state.clear, weights) for name, run in runs.items()]
+    arms = []
+    for name, kind, batch, precision in ways:
+        optimizer = stock if kind is StockFoalNet else ours
+        run = make_train(model, kind, batch, precision, device, optimizer)
+        arms.append(Arm(name, run, precision, optimizer.state.clear, weights))
+    return arms
 
 
 @torch.no_grad()
@@ -408,12 +411,26 @@ def describe_arms(case, arms, ceilings):
                 "speed-up": statistics.median(ratios),
                 "from": min(ratios),
                 "to": max(ratios),
-                "peak GiB": arm.peak_bytes / 2**30,
+                "peak GiB": arm.peak_bytes / 2**30 or None,
                 "TFLOP": arm.flops / 1e12 or None,
                 "of ceiling": arm.flops / seconds / ceilings[arm.precision] or None,
             }
         )
     return rows
+
+
+def profile_arm(arm, kinds=14):
+    """Which operations an arm spends its time in: text, a line each with its share of the time on the CPU (or GPU)."""
+    with torch.profiler.profile(acc_events=True) as profiler:
+        arm.run()
+    on_gpu = any(event.self_device_time_total for event in profiler.key_averages())
+    times = {
+        event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        for event in profiler.key_averages()
+    }
+    total = sum(times.values())
+    largest = sorted(times, key=times.get, reverse=True)[:kinds]
+    return "\n".join([arm.name, *(f"{100 * times[key] / total:6.1f} %  {key}" for key in largest)])
 
 
 def plot_costs(table, path):
@@ -454,6 +471,7 @@ def build_parser():
     parser.add_argument("--video_seconds", type=float, default=12.0, help="length of the two videos of extract")
     parser.add_argument("--frames_batch", type=int, default=32, help="frames through CLIP at a time")
     parser.add_argument("--rounds", type=int, default=3, help="counted runs of each arm")
+    parser.add_argument("--profile", action="store_true", help="print the operations of train, options and eval")
     parser.add_argument("--seed", type=int, default=1234, help="seed of durations, weights and pictures")
     parser.add_argument("--out", default="runs/benchmark", help="folder for benchmark.csv, .txt and .png")
     return parser
@@ -469,6 +487,8 @@ def run_workload(workload, args, ceilings, device):
                 time_arms(arms, args.rounds, device)
                 case = {"workload": workload, "size": args.size, "lengths": lengths, "batch": batch_size}
                 rows += describe_arms(case, arms, ceilings)
+                if args.profile:
+                    print("\n\n".join(profile_arm(arm) for arm in arms), end="\n\n")
                 del arms
                 gc.collect()
         return rows
