@@ -1,6 +1,6 @@
 """From an scp line to a padded batch: labels, lists, audio, video features, dataset, collator and samplers.
 
-    scp line -> Utterance -> FoalDataset item -> Collator -> batch dict
+    scp line -> Utterance -> FoalDataset item -> collate -> batch dict
 
 Every batch is a dict with the keys
     input_values    (B, Na) float32    waveform at 16 kHz, zero padded
@@ -11,8 +11,8 @@ Every batch is a dict with the keys
     audio_mask      (B, Ta) bool       True where a row is an audio frame
     labels          (B,) int64
     utt_ids         list of B str
-(without the keys of the stream that a one-stream model does not use). Everything that can be wrong with a file is found
-by `check_utterances` before training starts.
+(without the keys of the stream that a one-stream model does not use). `check_utterances` finds before training starts
+what headers and features tell of a bad file; a sound that holds NaN or ends early is named when it is read.
 """
 
 import os

@@ -115,7 +115,7 @@ def check_folds(table):
         in train and in valid or test), or when a path can't stand in a list.
     """
     folds = table["session"].map(fold_name)
-    names = sorted(folds.unique(), key=_natural_order)
+    names = sorted(folds.unique(), key=natural_order)
     problems = []
     if len(names) < 2:
         problems.append(f"session {names[0]}: is the only one; leaving one session out needs at least 2")
@@ -123,7 +123,7 @@ def check_folds(table):
     for speaker, members in folds.groupby(table["speaker"]).unique().items():
         if len(members) > 1:
             problems.append(
-                f"speaker {speaker}: stands in {' and '.join(sorted(members, key=_natural_order))}, so in train and in "
+                f"speaker {speaker}: stands in {' and '.join(sorted(members, key=natural_order))}, so in train and in "
                 "valid or test; a speaker belongs to one session (different people need different names)"
             )
     for utt_id, path in zip(table["id"], table["path"], strict=True):
@@ -163,5 +163,6 @@ def write_folds(table, out):
     return written
 
 
-def _natural_order(text):
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
+def natural_order(text):
+    """Sort key: session2 before session10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(text))]

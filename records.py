@@ -14,6 +14,7 @@ import zlib
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 
 PACKAGES = ("torch", "torchaudio", "transformers", "accelerate", "numpy", "pandas", "scipy", "scikit-learn")
@@ -30,6 +31,15 @@ def write_text(path, text):
     new = Path(f"{path}.new")
     new.write_text(text, encoding="utf-8")
     os.replace(new, path)
+
+
+def write_array(path, array):
+    """Write a .npy file, whole or not at all; what is unfinished has a hidden name."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        np.save(file, array)
+    os.replace(part, path)
 
 
 def read_json(path):

@@ -5,7 +5,6 @@ the labels are the same throughout. What is missing or mixed is told by `find_pr
 """
 
 import json
-import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from errors import InputError, join_problems
+from folds import natural_order
 from metrics import count_confusion, summarize_confusion
 
 SYSTEMS = ("audio only", "video only", "fusion baseline", "+ AVEL", "+ MEM", "+ AVEL + MEM")
@@ -109,11 +109,6 @@ class Experiment:
     @property
     def folds(self):
         return sorted({fold for system in self.systems for fold in system.folds}, key=natural_order)
-
-
-def natural_order(text):
-    """Sort key: session2 before session10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(text))]
 
 
 def find_runs(root):

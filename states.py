@@ -4,17 +4,15 @@
 them, for people without a GPU. One folder serves all folds and seeds of the same encoder.
 """
 
-import os
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from dataloader import build_evaluation_loader
 from errors import InputError
 from evaluation import move_inputs
-from records import read_json, write_json
+from records import read_json, write_array, write_json
 from wavlm import encode
 
 
@@ -56,8 +54,5 @@ def cache_states(root, wavlm, utterances, settings, accelerator, batch_size, num
         with accelerator.autocast():
             states, mask = encode(wavlm, inputs["input_values"], inputs["attention_mask"])
         for utt_id, row, valid in zip(batch["utt_ids"], states.float().cpu(), mask.cpu(), strict=True):
-            part = root / f".{utt_id}.part"
-            with part.open("wb") as file:
-                np.save(file, row[valid].numpy())
-            os.replace(part, root / f"{utt_id}.npy")
+            write_array(root / f"{utt_id}.npy", row[valid].numpy())
     accelerator.wait_for_everyone()

@@ -106,10 +106,11 @@ def encode(wavlm, input_values, attention_mask, passes=1):
         packing = Packing(lengths[rows], input_values.device, together)
         features = extract_features(wavlm, input_values[rows], samples[rows].tolist(), packing)
         masks = (None if mask is None else mask[rows] for mask in (spans, channels))
-        arguments = (encode_features, wavlm, features, *masks, packing)
-        parts.append(
-            checkpoint(*arguments, use_reentrant=False) if size < len(lengths) else arguments[0](*arguments[1:])
-        )
+        if size < len(lengths):
+            states = checkpoint(encode_features, wavlm, features, *masks, packing, use_reentrant=False)
+        else:
+            states = encode_features(wavlm, features, *masks, packing)
+        parts.append(states)
     return whole.unpack(torch.cat(parts)), whole.mask
 
 

@@ -441,8 +441,8 @@ def plot_costs(table, path):
             panels.append((f"{workload}, lengths {lengths}", "batch", "batch size", rows))
     for (workload, batch), rows in models[models["lengths"] != "iemocap"].groupby(["workload", "batch"], sort=False):
         panels.append((f"{workload}, batch {batch}", "lengths", "length of every utterance, s", rows))
-    columns, rows = min(3, len(panels)), -(-len(panels) // 3)
-    figure, grid = plt.subplots(rows, columns, figsize=(4.5 * columns, 3.2 * rows), squeeze=False, layout="constrained")
+    across, down = min(3, len(panels)), -(-len(panels) // 3)
+    figure, grid = plt.subplots(down, across, figsize=(4.5 * across, 3.2 * down), squeeze=False, layout="constrained")
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     for axes, (title, column, label, rows) in zip(grid.flat, panels, strict=False):

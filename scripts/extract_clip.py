@@ -45,7 +45,7 @@ from transformers.utils import logging as transformers_logging
 from errors import InputError, command, join_problems
 from launch import join_processes, start_cpu_processes
 from manifest import read_manifest
-from records import checksum_weights
+from records import checksum_weights, write_array, write_json
 
 logger = logging.getLogger("foalnet")
 
@@ -386,10 +386,7 @@ class FeatureWriter:
                 self.rows[utt_id].append(row)
 
     def finish(self, utt_id):
-        part = self.out / f".{utt_id}.npy.part"
-        with part.open("wb") as file:
-            np.save(file, np.stack(self.rows.pop(utt_id)).astype(self.dtype))
-        os.replace(part, self.out / f"{utt_id}.npy")
+        write_array(self.out / f"{utt_id}.npy", np.stack(self.rows.pop(utt_id)).astype(self.dtype))
 
 
 def encode_frames(items, encoder, writer, batch_size, progress=None):
@@ -519,9 +516,7 @@ def write_record(out, settings, table, sources, previous, rates=None):
         "utterances": len(done & sources.keys()),
         "sources": dict(sorted(sources.items())),
     }
-    part = Path(out) / f".{SETTINGS_FILE}.part"
-    part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, Path(out) / SETTINGS_FILE)
+    write_json(Path(out) / SETTINGS_FILE, record)
 
 
 def parse_rows(text):

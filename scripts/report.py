@@ -34,10 +34,10 @@ from document import (
     render_markdown,
 )
 from errors import InputError, command
-from folds import parse_iemocap_id
+from folds import natural_order, parse_iemocap_id
 from manifest import read_manifest
 from plots import plot_comparison, plot_confusion, plot_embeddings, plot_mean_curves, plot_scores
-from results import find_problems, find_runs, group_runs, natural_order
+from results import find_problems, find_runs, group_runs
 from significance import adjust_holm, count_hits, score_counts
 
 logger = logging.getLogger("foalnet")
