@@ -28,9 +28,9 @@ import soundfile as sf
 import torch
 import torchaudio
 from torch.utils.data import DataLoader, Dataset, Sampler
-from tqdm import tqdm
 
 from errors import InputError, join_problems
+from progress import progress_bar
 
 SAMPLE_RATE = 16000  # Hz, what WavLM was trained on
 MIN_SAMPLES = 400  # 25 ms, the receptive field of one WavLM frame
@@ -57,6 +57,14 @@ def parse_label_map(text):
     if any(len(pair) != 2 or not pair[0].strip() or not pair[1].strip() for pair in pairs):
         raise InputError(f"label map {text!r}: write old=new pairs with commas between, for example exc=hap,fru=ang")
     return {old.strip(): new.strip() for old, new in pairs}
+
+
+def parse_labels(words):
+    """Class names as a command line gives them, `a b c` or `a,b,c` -> ["a", "b", "c"]. Raises: InputError."""
+    labels = [name for word in words for name in word.split(",") if name]
+    if len(set(labels)) != len(labels) or not labels:
+        raise InputError(f"--labels {' '.join(words)}: different names are needed")
+    return labels
 
 
 def read_scp_lines(path):
@@ -285,7 +293,9 @@ def check_utterances(utterances, modality="av", video_root=None, max_length=6.0,
         return replace(utterance, features=features, duration=used), shape, errors
 
     with ThreadPoolExecutor(8) as pool:
-        bar = tqdm(pool.map(check, utterances), total=len(utterances), desc="Check", unit="utt", disable=not progress)
+        bar = progress_bar(
+            pool.map(check, utterances), total=len(utterances), desc="Check", unit="utt", disable=not progress
+        )
         checked = []
         for utterance, shape, errors in bar:
             problems.extend(errors)

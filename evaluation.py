@@ -6,9 +6,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object
-from tqdm import tqdm
 
 from metrics import count_confusion, summarize_confusion
+from progress import progress_bar
 
 EMBEDDINGS = ("audio_pooled", "video_pooled", "audio_embeds", "video_embeds", "fused")
 MODEL_INPUTS = (
@@ -75,7 +75,7 @@ def evaluate(accelerator, model, loader, keep=("audio_embeds", "video_embeds")):
     """
     model.eval()
     rows = []
-    for batch in tqdm(loader, desc="Evaluate", leave=False, disable=not accelerator.is_local_main_process):
+    for batch in progress_bar(loader, desc="Evaluate", leave=False, disable=not accelerator.is_local_main_process):
         inputs = move_inputs(batch, accelerator.device)
         labels = inputs.pop("labels")
         with accelerator.autocast():

@@ -45,6 +45,7 @@ class FoalNetConfig(PreTrainedConfig):
         pooling: how states become one vector over time, `mean` (paper) or `max`.
         normalize_audio: whether waveforms were normalised in training (the data path reads it).
         freeze_encoder: WavLM is not trained and stays in evaluation mode.
+        initializer_range: standard deviation of the new linear layers' first weights.
     """
 
     model_type = "foalnet"
@@ -67,6 +68,7 @@ class FoalNetConfig(PreTrainedConfig):
         pooling="mean",
         normalize_audio=False,
         freeze_encoder=False,
+        initializer_range=0.02,
         **kwargs,
     ):
         if modality not in MODALITIES:
@@ -90,6 +92,7 @@ class FoalNetConfig(PreTrainedConfig):
         self.pooling = pooling
         self.normalize_audio = normalize_audio
         self.freeze_encoder = freeze_encoder
+        self.initializer_range = initializer_range
         names = {"id2label": dict(enumerate(self.labels)), "label2id": {n: i for i, n in enumerate(self.labels)}}
         super().__init__(**{**kwargs, **names})
 
@@ -234,8 +237,8 @@ class Projection(nn.Module):
 class CrossAttention(nn.Module):
     """One fusion layer: a stream asks, the raw other stream answers; no feed-forward part. Section 2.3.
 
-    The residual is the projected query. With row indices a layer fuses P pairs out of fewer sequences, and each
-    sequence is projected once, however many pairs it stands in.
+    The residual is the layer's input, as it was before w_q. With row indices a layer fuses P pairs out of fewer
+    sequences, and each sequence is projected once, however many pairs it stands in.
     """
 
     def __init__(self, width, other_width, heads, dropout):
@@ -263,7 +266,7 @@ class CrossAttention(nn.Module):
         heads = [x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v)]  # (P, H, T, D / H)
         attended = F.scaled_dot_product_attention(*heads, attn_mask=mask)
         output = self.dropout(self.w_concat(attended.transpose(1, 2).flatten(2)))
-        return self.ln(output + q)
+        return self.ln(output + _take(states, rows))
 
 
 def _take(tensor, rows):
@@ -342,8 +345,16 @@ class FoalNet(PreTrainedModel):
         self.temp = nn.Parameter(torch.tensor(float(config.initial_temperature)))
 
     def _init_weights(self, module):
-        """torch's own initialisation, as in the release; WavLM initialises itself."""
-        if isinstance(module, (nn.Linear, nn.LayerNorm)):
+        """N(0, initializer_range) for linear layers, bias 0; LayerNorm 1 and 0; WavLM initialises itself.
+
+        As released: there, transformers' initialisation of WavLM (`initializer_range` 0.02 in every published WavLM)
+        runs over all layers.
+        """
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
             module.reset_parameters()
         elif isinstance(module, FoalNet) and hasattr(module, "temp"):
             nn.init.constant_(module.temp, self.config.initial_temperature)

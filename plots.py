@@ -46,10 +46,16 @@ PANELS = {  # title: {key of metrics.jsonl: name in the legend}
         "similarity_other": "other emotion, train",
         "valid_similarity_other": "other, validation",
     },
+    "Gradient into WavLM's last layer": {
+        "gradient_cls": "classes",
+        "gradient_avel": "AVEL",
+        "gradient_mem": "MEM",
+    },
     "MEM accuracy (train)": {"mem_accuracy": "real or negative pair"},
     "Learning rate": {"learning_rate": "learning rate"},
     "Temperature of AVEL": {"temperature": "temperature"},
 }
+LOGARITHMIC = ("Loss", "Gradient into WavLM's last layer")
 FRACTIONS = ("Validation", "Recall by class", "MEM accuracy (train)")  # panels in %
 
 
@@ -141,7 +147,7 @@ def plot_mean_curves(histories, path, title=""):
         for i, (key, label) in enumerate(lines.items()):
             plot_mean_line(ax, histories, key, label, i, factor=100 if name in FRACTIONS else 1)
         ax.set_title(f"{name}, %" if name in FRACTIONS else name)
-        if name == "Loss" and ax.dataLim.y0 > 0:
+        if name in LOGARITHMIC and ax.dataLim.y0 > 0:
             ax.set_yscale("log")
             ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.yaxis.set_major_formatter("{x:g}")

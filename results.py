@@ -70,6 +70,11 @@ class System:
     def seeds(self):
         return sorted({run.seed for run in self.runs})
 
+    @property
+    def frozen(self):
+        """Whether WavLM was not trained."""
+        return any(run.args.get("freeze_encoder") for run in self.runs)
+
     @cached_property
     def predictions(self):
         """utt_id, label, prediction, hit, seed, fold of every reported utterance of every run."""

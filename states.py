@@ -7,11 +7,11 @@ them, for people without a GPU. One folder serves all folds and seeds of the sam
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from dataloader import build_evaluation_loader
 from errors import InputError
 from evaluation import move_inputs
+from progress import progress_bar
 from records import read_json, write_array, write_json
 from wavlm import encode
 
@@ -49,7 +49,9 @@ def cache_states(root, wavlm, utterances, settings, accelerator, batch_size, num
         **dataset_options,
     )
     wavlm.eval()
-    for batch in tqdm(loader, desc="WavLM states", disable=not accelerator.is_local_main_process or not missing):
+    for batch in progress_bar(
+        loader, desc="WavLM states", disable=not accelerator.is_local_main_process or not missing
+    ):
         inputs = move_inputs(batch, accelerator.device)
         with accelerator.autocast():
             states, mask = encode(wavlm, inputs["input_values"], inputs["attention_mask"])

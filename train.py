@@ -9,6 +9,7 @@ Both: the strict protocol, chosen on --valid_src, reported on --test_src. After 
 """
 
 import argparse
+import copy
 import itertools
 import json
 import logging
@@ -22,7 +23,6 @@ import torch
 import transformers
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, set_seed
-from tqdm import tqdm
 
 from dataloader import (
     LABELS,
@@ -30,7 +30,9 @@ from dataloader import (
     SAMPLE_RATE,
     build_dataloaders,
     check_utterances,
+    collate,
     parse_label_map,
+    parse_labels,
     read_scp,
     read_scp_lines,
 )
@@ -42,6 +44,7 @@ from model import INITIAL_TEMPERATURE, MODALITIES, POOLINGS, FoalNet, FoalNetCon
 from optims import SCHEDULERS, build_optimizer, build_scheduler
 from plots import plot_confusion, plot_curves
 from precision import PRECISIONS, choose_precision
+from progress import progress_bar
 from records import (
     checksum_weights,
     describe_environment,
@@ -56,7 +59,7 @@ from states import cache_states
 
 logger = logging.getLogger("foalnet.train")
 DEBUG_UTTERANCES = 32
-RESULT_FLAGS = "epochs seed modality labels avel_weight mem_weight train_src valid_src test_src".split()
+RESULT_FLAGS = "epochs choose_by seed modality labels avel_weight mem_weight train_src valid_src test_src".split()
 FREE_ON_RESUME = ("resume", "num_workers", "report_to", "save_root")  # flags that leave the mathematics alone
 
 
@@ -108,7 +111,11 @@ def build_parser():
     model = parser.add_argument_group("model")
     model.add_argument("--audio_model", default="microsoft/wavlm-large", help="WavLM checkpoint, folder or hub id")
     model.add_argument(
-        "--freeze_encoder", default=False, **boolean, help="train what is behind WavLM only, on states computed once"
+        "--freeze_encoder",
+        default=False,
+        **boolean,
+        help="train what is behind WavLM only, on states computed once; AVEL then trains its own projections and "
+        "nothing that the classifier sees, but through the negatives of MEM",
     )
     model.add_argument("--states_root", default="data/wavlm_states", help="folder of the states of --freeze_encoder")
     model.add_argument("--modality", default="av", choices=MODALITIES, help="audio and video, audio only, video only")
@@ -116,7 +123,13 @@ def build_parser():
     model.add_argument("--dropout", type=float, default=0.1, help="dropout of the cross attention")
 
     losses = parser.add_argument_group("losses")
-    losses.add_argument("--avel_weight", type=float, default=1.0, help="weight of AVEL; 0 does not compute it")
+    losses.add_argument(
+        "--avel_weight",
+        type=float,
+        default=1.0,
+        help="weight of AVEL, which acts on the classifier through WavLM and through the choice of MEM's negatives; "
+        "0 does not compute it",
+    )
     losses.add_argument("--mem_weight", type=float, default=0.1, help="weight of MEM; 0 does not compute it")
     losses.add_argument(
         "--temperature",
@@ -149,6 +162,9 @@ def build_parser():
     optimisation.add_argument("--max_grad_norm", type=float, default=0.0, help="clip gradients to this norm; 0 = no")
 
     run = parser.add_argument_group("run")
+    run.add_argument(
+        "--choose_by", default="ua", choices=("ua", "wa"), help="score that chooses the epoch; the release's is wa"
+    )
     run.add_argument("--save_root", default="runs/foalnet", help="folder of everything the run writes")
     run.add_argument("--seed", type=int, default=1234, help="seed of initialisation, draws and dropout")
     run.add_argument(
@@ -201,14 +217,12 @@ def parse_args(argv=None):
 
 def choose_labels(args):
     """The class names: --labels, else the released four, else (--n_classes says so) those of the training list."""
-    if args.labels:
-        labels = [name for part in args.labels for name in part.split(",") if name]
-    elif args.n_classes in (None, len(LABELS)):
-        labels = list(LABELS)
-    else:
-        labels = sorted({args.label_map.get(label, label) for *_, label in read_scp_lines(args.train_src)})
-    if len(set(labels)) != len(labels) or len(labels) < 2:
-        raise InputError(f"--labels {' '.join(labels)}: at least two different names are needed")
+    if not args.labels and args.n_classes in (None, len(LABELS)):
+        return list(LABELS)
+    listed = args.labels or sorted({args.label_map.get(name, name) for *_, name in read_scp_lines(args.train_src)})
+    labels = parse_labels(listed)
+    if len(labels) < 2:
+        raise InputError(f"--labels {' '.join(labels)}: at least two names are needed")
     if args.n_classes not in (None, len(labels)):
         raise InputError(f"--n_classes {args.n_classes}: there are {len(labels)} labels: {' '.join(labels)}")
     return labels
@@ -221,7 +235,7 @@ class Progress:
     epoch: int = 0  # finished
     steps: int = 0  # of the optimizer so far, the seed of the next hard negatives
     best_epoch: int = 0
-    best_ua: float = -1.0
+    best_score: float = -1.0  # UA or WA of that epoch, as --choose_by says
     history: list = field(default_factory=list)  # the lines of metrics.jsonl
 
     def state_dict(self):
@@ -452,7 +466,9 @@ def train_epoch(run, epoch):
     run.model.train()
     run.train_loader.batch_sampler.set_epoch(epoch)
     sizes, totals, started = run.train_loader.batch_sampler.global_sizes, {}, time.perf_counter()
-    bar = tqdm(run.train_loader, desc=f"Epoch {epoch}", leave=False, disable=not run.accelerator.is_local_main_process)
+    bar = progress_bar(
+        run.train_loader, desc=f"Epoch {epoch}", leave=False, disable=not run.accelerator.is_local_main_process
+    )
     for batch, size in zip(bar, sizes, strict=True):
         train_step(run, batch, size, totals)
     reduced = {name: run.accelerator.reduce(pair, "sum").tolist() for name, pair in totals.items()}
@@ -461,6 +477,36 @@ def train_epoch(run, epoch):
         means["temperature"] = run.accelerator.unwrap_model(run.model).temp.item()
     seconds = time.perf_counter() - started
     return {**means, "learning_rate": run.scheduler.get_last_lr()[-1], "utterances_per_second": sum(sizes) / seconds}
+
+
+def measure_gradients(run):
+    """What each loss does to the encoder: the norm of the gradient that it sends into WavLM's last layer.
+
+    The batch is the first one of epoch 0, which is never trained on; no dropout, fp32, weighted as in the loss.
+
+    Returns: {"gradient_cls", "gradient_avel", "gradient_mem": float}, of the losses that are computed; empty without
+        a trained WavLM.
+    """
+    model = run.accelerator.unwrap_model(run.model)
+    if "a" not in model.config.modality or model.config.freeze_encoder:
+        return {}
+    dataset, sampler = run.train_loader.dataset, copy.copy(run.train_loader.batch_sampler)
+    sampler.set_epoch(0)
+    inputs = move_inputs(collate([dataset[i] for i in next(iter(sampler))]), run.accelerator.device)
+    generator = torch.Generator(run.accelerator.device).manual_seed(run.args.seed)
+    trained, last = [p for p in model.parameters() if p.requires_grad], model.wavlm.encoder.layers[-1]
+    model.eval().requires_grad_(False)
+    last.requires_grad_(True)  # no graph below it, so little memory
+    output, norms = model(**inputs, generator=generator), {}
+    for name, weight in (("cls", 1.0), ("avel", model.config.avel_weight), ("mem", model.config.mem_weight)):
+        if f"loss_{name}" in output:
+            loss = weight * output[f"loss_{name}"]
+            gradients = torch.autograd.grad(loss, list(last.parameters()), retain_graph=True)
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            norms[f"gradient_{name}"] = run.accelerator.reduce(flat, "mean").norm().item()
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    return norms
 
 
 def save_epoch(run, is_best):
@@ -492,9 +538,10 @@ def train(run):
         line.update(
             {f"valid_{name}": value for name, value in valid.items() if name not in ("confusion", "utterances")}
         )
-        is_best = valid["ua"] > progress.best_ua
+        line |= measure_gradients(run)
+        is_best = valid[run.args.choose_by] > progress.best_score
         if is_best:
-            progress.best_epoch, progress.best_ua = epoch, valid["ua"]
+            progress.best_epoch, progress.best_score = epoch, valid[run.args.choose_by]
         progress.epoch = epoch
         progress.history.append(line)
         save_epoch(run, is_best)

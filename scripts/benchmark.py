@@ -28,7 +28,6 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -38,6 +37,7 @@ from model import FoalNet, FoalNetConfig, avel_losses
 from optims import build_optimizer
 from plots import COLOURS, DPI
 from precision import choose_precision
+from progress import progress_bar
 from scripts import extract_clip
 
 WORKLOADS = ("train", "options", "eval", "data", "extract")
@@ -198,7 +198,7 @@ def time_arms(arms, rounds, device):
             arm.peak_bytes = arm.weights + measure_peak(arm.run, device)
             if arm.forget is not None:
                 arm.forget()
-    for _ in tqdm(range(rounds), desc=" / ".join(arm.name for arm in arms), leave=False):
+    for _ in progress_bar(range(rounds), desc=" / ".join(arm.name for arm in arms), leave=False):
         for arm in arms:
             synchronize(device)
             started = time.perf_counter()

@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from dataloader import (
     LABELS,
@@ -31,6 +30,7 @@ from dataloader import (
     SAMPLE_RATE,
     index_features,
     parse_label_map,
+    parse_labels,
     read_audio,
     read_duration,
     read_features,
@@ -39,6 +39,7 @@ from dataloader import (
 from errors import InputError, command, join_problems
 from folds import parse_iemocap_id
 from manifest import read_manifest
+from progress import progress_bar
 
 logger = logging.getLogger("foalnet")
 
@@ -83,6 +84,7 @@ def parse_args(argv=None):
         "--max_lines", type=int, default=20, help="lines shown for each kind of finding; 0: all (default: %(default)s)"
     )
     args = parser.parse_args(argv)
+    args.labels = parse_labels(args.labels)
     if not (args.valid_src or args.test_src):
         parser.error("--valid_src or --test_src is needed")
     return args
@@ -175,7 +177,7 @@ def add_content(table, wants_features):
     unique = list(dict.fromkeys(keys))
     with ThreadPoolExecutor(4) as pool:
         found = pool.map(lambda key: inspect(*key, wants_features), unique)
-        contents = dict(zip(unique, tqdm(found, total=len(unique), desc="Read", unit="utt"), strict=True))
+        contents = dict(zip(unique, progress_bar(found, total=len(unique), desc="Read", unit="utt"), strict=True))
     fields = pd.DataFrame([vars(contents[key]) for key in keys], index=table.index)
     numbers = ["duration", "peak", "clipped", "frames", "dim"]
     fields = fields.astype(dict.fromkeys(numbers, float))

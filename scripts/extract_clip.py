@@ -37,7 +37,6 @@ import torch
 from accelerate.utils import gather_object
 from av.video.reformatter import VideoReformatter
 from PIL import Image
-from tqdm import tqdm
 from transformers import AutoConfig, CLIPVisionModelWithProjection
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
@@ -45,6 +44,7 @@ from transformers.utils import logging as transformers_logging
 from errors import InputError, command, join_problems
 from launch import join_processes, start_cpu_processes
 from manifest import read_manifest
+from progress import progress_bar
 from records import checksum_weights, write_array, write_json
 
 logger = logging.getLogger("foalnet")
@@ -589,7 +589,7 @@ def extract(table, pending, args, state, encoder, prepare):
 
     loader = FrameLoader(share, cut, workers, max_waiting=4 * args.batch_size)
     total = sum(len(clips) for _, clips in share)
-    with tqdm(total=total, unit="utt", desc="CLIP", disable=not state.is_main_process) as bar:
+    with progress_bar(total=total, unit="utt", desc="CLIP", disable=not state.is_main_process) as bar:
         frames = 0
 
         def progress(n_frames, n_utterances):

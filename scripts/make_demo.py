@@ -33,12 +33,12 @@ import soundfile
 import torch
 from PIL import Image, ImageDraw
 from torch.nn import functional
-from tqdm import tqdm
 from transformers import CLIPConfig, CLIPModel, WavLMConfig, WavLMModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
 from errors import InputError, command
+from progress import progress_bar
 
 logger = logging.getLogger("foalnet")
 
@@ -375,7 +375,7 @@ def make_release(root, seed=0, difficulty=None, num_workers=1, sessions=(1, 2, 3
     jobs = [(root, session, name, seed, difficulty or Difficulty()) for session in sessions for name in dialogues]
     with (
         ProcessPoolExecutor(num_workers) as pool,
-        tqdm(total=len(jobs) * (len(TURNS) + 1), unit="utt", desc="demo") as bar,
+        progress_bar(total=len(jobs) * (len(TURNS) + 1), unit="utt", desc="demo") as bar,
     ):
         for future in [pool.submit(write_dialogue, *job) for job in jobs]:
             bar.update(future.result())

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pandas as pd
 import soundfile as sf
-from tqdm import tqdm
 
-from dataloader import LABELS, MIN_SAMPLES, SAMPLE_RATE, parse_label_map, read_audio, read_duration
+from dataloader import LABELS, MIN_SAMPLES, SAMPLE_RATE, parse_label_map, parse_labels, read_audio, read_duration
 from errors import InputError, command, join_problems
 from folds import check_folds, select_labels, write_folds
 from manifest import read_manifest
+from progress import progress_bar
 
 
 def parse_args(argv=None):
@@ -39,7 +39,9 @@ def parse_args(argv=None):
     parser.add_argument(
         "--audio_root", help="folder of the sounds that are cut out of longer files (default: <out>/audio)"
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.labels = parse_labels(args.labels)
+    return args
 
 
 def cut_audio(table, audio_root):
@@ -60,7 +62,9 @@ def cut_audio(table, audio_root):
     audio_root = Path(os.path.abspath(audio_root))
     audio_root.mkdir(parents=True, exist_ok=True)
     problems, paths = [], table["path"].copy()
-    for row in tqdm(parts.sort_values(["path", "start"]).itertuples(), total=len(parts), desc="Cut", unit="utt"):
+    for row in progress_bar(
+        parts.sort_values(["path", "start"]).itertuples(), total=len(parts), desc="Cut", unit="utt"
+    ):
         paths[row.Index] = str(audio_root / f"{row.id}.wav")
         try:
             cut_one(row.path, row.start, row.end, paths[row.Index])

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
-from dataloader import LABELS, parse_label_map, read_duration
+from dataloader import LABELS, parse_label_map, parse_labels, read_duration
 from errors import InputError, command, join_problems
 from folds import parse_iemocap_id, write_folds
 from manifest import read_manifest, write_manifest
+from progress import progress_bar
 
 logger = logging.getLogger("foalnet")
 
@@ -102,7 +102,9 @@ def parse_args(argv=None):
         action="store_true",
         help="go on when the counts differ from those of the release, for a partial copy",
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.labels = parse_labels(args.labels)
+    return args
 
 
 def find_sessions(root):
@@ -228,7 +230,7 @@ def find_files(sessions, labelled, audio_only):
 def read_durations(wavs):
     """Lengths in seconds of {utt_id: wav path}, from the headers: ({utt_id: seconds}, {utt_id: what is wrong})."""
     lengths, problems = {}, {}
-    for utt_id, path in tqdm(wavs.items(), desc="Wav headers", unit="utt"):
+    for utt_id, path in progress_bar(wavs.items(), desc="Wav headers", unit="utt"):
         try:
             lengths[utt_id] = read_duration(path)
         except InputError as error:

@@ -43,10 +43,10 @@ from significance import adjust_holm, count_hits, score_counts
 logger = logging.getLogger("foalnet")
 
 PROTOCOLS = {
-    "paper": "Paper protocol: the best epoch of a fold is chosen by UA on the very utterances that are reported, as in "
-    "the paper. Such numbers are optimistic: some of each is luck of the epoch.",
-    "strict": "Strict protocol: the best epoch of a fold is chosen by UA on a session of its own, and the reported "
-    "session is looked at once.",
+    "paper": "Paper protocol: the best epoch of a fold is chosen by {score} on the very utterances that are reported, "
+    "as in the paper. Such numbers are optimistic: some of each is luck of the epoch.",
+    "strict": "Strict protocol: the best epoch of a fold is chosen by {score} on a session of its own, and the "
+    "reported session is looked at once.",
 }
 DURATIONS = {"under 2 s": (0, 2), "2 to 4 s": (2, 4), "4 to 6 s": (4, 6), "6 s and more": (6, np.inf)}
 NOT_GROUPS = ("id", "path", "label", "video", "start", "end", "crop", "duration")
@@ -211,6 +211,24 @@ def draw(name, text, function, *content, width=None, **options):
     return Picture(file.getvalue(), name, text, width)
 
 
+def explain_protocol(experiment):
+    """Where the epoch was chosen and by what."""
+    scores = {run.result.get("choose_by", "ua").upper() for system in experiment.systems for run in system.runs}
+    return PROTOCOLS.get(experiment.protocol, experiment.protocol).format(score=" or ".join(sorted(scores)))
+
+
+def explain_identity(experiment):
+    """Why two rows agree to the last prediction, where the encoder is frozen: a sentence, or None."""
+    frozen = {system.kind for system in experiment.systems if system.frozen}
+    if not {"fusion baseline", "+ AVEL"} <= frozen:
+        return None
+    return (
+        "The encoder of these runs is frozen. AVEL then trains its own projections and nothing that the classifier "
+        "sees, so + AVEL and the fusion baseline are the same classifier by construction; with MEM it chooses the "
+        "negatives."
+    )
+
+
 def explain_table(experiment, speakers):
     """What the columns of the main tables mean, in a paragraph."""
     reason, first = explain_paper(experiment), experiment.systems[0].utterances
@@ -226,8 +244,12 @@ def explain_table(experiment, speakers):
         other = "" if experiment.protocol == "paper" else " Ours: another protocol."
         notes.append("The paper's figures: Li et al., Interspeech 2024, IEMOCAP with WavLM-large and CLIP ViT-L/14,")
         notes.append(f"epoch chosen on the reported session.{other}")
+        notes.append("The authors' train.py prints accuracy as UA and mean recall as WA: if their table came from it,")
+        notes.append("its two columns are swapped.")
     else:
         notes.append(f"The paper's figures are not shown: {reason}.")
+    if identity := explain_identity(experiment):
+        notes.append(identity)
     n = None if speakers is None else speakers.reindex(first.index).nunique()
     if n is not None and n < FEW_SPEAKERS:
         notes.append(f"With {n} speakers the intervals by speaker are rough, most likely too narrow.")
@@ -245,7 +267,7 @@ def show_main(experiment, scores, speakers, prefix):
     text = f"UA of each system, {experiment.protocol} protocol: folds, pooled score with 95 % interval, chance."
     chance, axis = 100 / len(experiment.labels), f"UA, %, {experiment.protocol} protocol"
     return [
-        Text(PROTOCOLS.get(experiment.protocol, experiment.protocol)),
+        Text(explain_protocol(experiment)),
         *build_tables(experiment, scores),
         explain_table(experiment, speakers),
         draw(f"{prefix}scores.png", text, plot_scores, rows, chance, width=760, title=axis),

@@ -608,3 +608,22 @@ def test_ctrl_c_after_epoch_2_and_resume_give_the_uninterrupted_run(corpus, wavl
     assert read_timeless_metrics(tmp_path / "stopped") == read_timeless_metrics(tmp_path / "whole")
     for name in ("predictions_valid.csv", "result.json"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_gradients_into_wavlm_are_those_of_a_whole_backward_pass(corpus, wavlm, tmp_path):
+    """metrics.jsonl against p.grad of each loss, taken by itself with every parameter in the graph."""
+    args = train.parse_args(list_arguments(corpus, wavlm, tmp_path / "run", avel_weight=0.5))
+    run = train.build_run(args)
+    trained = [n for n, p in run.model.named_parameters() if p.requires_grad]
+    found = train.measure_gradients(run)
+    model = run.accelerator.unwrap_model(run.model).eval()
+    sampler = run.train_loader.batch_sampler
+    sampler.set_epoch(0)
+    inputs = train.move_inputs(train.collate([run.train_loader.dataset[i] for i in list(sampler)[0]]), "cpu")
+    for name, weight in {"cls": 1.0, "avel": 0.5, "mem": 0.1}.items():
+        model.zero_grad()
+        (weight * model(**inputs, generator=torch.Generator().manual_seed(args.seed))[f"loss_{name}"]).backward()
+        squares = [p.grad.square().sum() for p in model.wavlm.encoder.layers[-1].parameters()]
+        assert found[f"gradient_{name}"] == pytest.approx(sum(squares).sqrt().item(), rel=1e-4), name
+        assert found[f"gradient_{name}"] > 0
+    assert [n for n, p in model.named_parameters() if p.requires_grad] == trained
