@@ -29,8 +29,8 @@ import torch
 import torchaudio
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from errors import InputError, join_problems
-from progress import progress_bar
+from running.errors import InputError, join_problems
+from running.progress import progress_bar
 
 SAMPLE_RATE = 16000  # Hz, what WavLM was trained on
 MIN_SAMPLES = 400  # 25 ms, the receptive field of one WavLM frame

@@ -24,6 +24,7 @@ import transformers
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, set_seed
 
+from corpus.folds import speaker_overlap
 from dataloader import (
     LABELS,
     MIN_SAMPLES,
@@ -36,16 +37,16 @@ from dataloader import (
     read_scp,
     read_scp_lines,
 )
-from errors import InputError, command
-from evaluation import EMBEDDINGS, evaluate, move_inputs
-from folds import speaker_overlap
-from launch import join_processes, start_cpu_processes
+from features.states import cache_states
 from model import INITIAL_TEMPERATURE, MODALITIES, POOLINGS, FoalNet, FoalNetConfig
 from optims import SCHEDULERS, build_optimizer, build_scheduler
-from plots import plot_confusion, plot_curves
-from precision import PRECISIONS, choose_precision
-from progress import progress_bar
-from records import (
+from running.errors import InputError, command
+from running.evaluation import EMBEDDINGS, evaluate, move_inputs
+from running.launch import join_processes, start_cpu_processes
+from running.pictures import plot_confusion, plot_curves
+from running.precision import PRECISIONS, choose_precision
+from running.progress import progress_bar
+from running.records import (
     checksum_weights,
     describe_environment,
     find_folder,
@@ -55,7 +56,6 @@ from records import (
     write_predictions,
     write_text,
 )
-from states import cache_states
 
 logger = logging.getLogger("foalnet.train")
 DEBUG_UTTERANCES = 32

@@ -32,12 +32,12 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from dataloader import SAMPLE_RATE, FoalDataset, Utterance, collate
-from errors import command
 from model import FoalNet, FoalNetConfig, avel_losses
 from optims import build_optimizer
-from plots import COLOURS, DPI
-from precision import choose_precision
-from progress import progress_bar
+from running.errors import command
+from running.pictures import COLOURS, DPI
+from running.precision import choose_precision
+from running.progress import progress_bar
 from scripts import extract_clip
 
 WORKLOADS = ("train", "options", "eval", "data", "extract")

@@ -24,6 +24,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from corpus.folds import parse_iemocap_id
+from corpus.manifest import read_manifest
 from dataloader import (
     LABELS,
     MIN_SAMPLES,
@@ -36,10 +38,8 @@ from dataloader import (
     read_features,
     read_scp,
 )
-from errors import InputError, command, join_problems
-from folds import parse_iemocap_id
-from manifest import read_manifest
-from progress import progress_bar
+from running.errors import InputError, command, join_problems
+from running.progress import progress_bar
 
 logger = logging.getLogger("foalnet")
 

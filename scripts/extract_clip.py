@@ -41,11 +41,11 @@ from transformers import AutoConfig, CLIPVisionModelWithProjection
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
-from errors import InputError, command, join_problems
-from launch import join_processes, start_cpu_processes
-from manifest import read_manifest
-from progress import progress_bar
-from records import checksum_weights, write_array, write_json
+from corpus.manifest import read_manifest
+from running.errors import InputError, command, join_problems
+from running.launch import join_processes, start_cpu_processes
+from running.progress import progress_bar
+from running.records import checksum_weights, write_array, write_json
 
 logger = logging.getLogger("foalnet")
 

@@ -37,8 +37,8 @@ from transformers import CLIPConfig, CLIPModel, WavLMConfig, WavLMModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
-from errors import InputError, command
-from progress import progress_bar
+from running.errors import InputError, command
+from running.progress import progress_bar
 
 logger = logging.getLogger("foalnet")
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pandas as pd
 import soundfile as sf
 
+from corpus.folds import check_folds, select_labels, write_folds
+from corpus.manifest import read_manifest
 from dataloader import LABELS, MIN_SAMPLES, SAMPLE_RATE, parse_label_map, parse_labels, read_audio, read_duration
-from errors import InputError, command, join_problems
-from folds import check_folds, select_labels, write_folds
-from manifest import read_manifest
-from progress import progress_bar
+from running.errors import InputError, command, join_problems
+from running.progress import progress_bar
 
 
 def parse_args(argv=None):

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from corpus.folds import parse_iemocap_id, write_folds
+from corpus.manifest import read_manifest, write_manifest
 from dataloader import LABELS, parse_label_map, parse_labels, read_duration
-from errors import InputError, command, join_problems
-from folds import parse_iemocap_id, write_folds
-from manifest import read_manifest, write_manifest
-from progress import progress_bar
+from running.errors import InputError, command, join_problems
+from running.progress import progress_bar
 
 logger = logging.getLogger("foalnet")
 

@@ -19,8 +19,10 @@ import pandas as pd
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 
-from comparison import compare_systems, explain_paper, find_paper, score_system
-from document import (
+from corpus.folds import natural_order, parse_iemocap_id
+from corpus.manifest import read_manifest
+from report.comparison import compare_systems, explain_paper, find_paper, score_system
+from report.page import (
     Alarm,
     Code,
     Details,
@@ -33,12 +35,10 @@ from document import (
     render_html,
     render_markdown,
 )
-from errors import InputError, command
-from folds import natural_order, parse_iemocap_id
-from manifest import read_manifest
-from plots import plot_comparison, plot_confusion, plot_embeddings, plot_mean_curves, plot_scores
-from results import find_problems, find_runs, group_runs
-from significance import adjust_holm, count_hits, score_counts
+from report.runs import find_problems, find_runs, group_runs
+from report.significance import adjust_holm, count_hits, score_counts
+from running.errors import InputError, command
+from running.pictures import plot_comparison, plot_confusion, plot_embeddings, plot_mean_curves, plot_scores
 
 logger = logging.getLogger("foalnet")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import train
-from evaluation import evaluate
+from running.evaluation import evaluate
 
 
 def step(run, batch, size):

@@ -27,7 +27,7 @@ from dataloader import (
     read_features,
     read_scp,
 )
-from errors import InputError
+from running.errors import InputError
 
 
 def make_tone(seconds, rate, frequency=440.0, channels=1):

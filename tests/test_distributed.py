@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from tiny import write_corpus, write_wavlm
 
 TESTS = Path(__file__).parent

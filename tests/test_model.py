@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from scipy.stats import chisquare
-from tiny import NO_DROPOUT, VIDEO_DIM, WAVLM, build_model, make_batch, make_utterances, pad, write_wavlm
 from transformers import Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel
 
 import model as model_module
@@ -26,6 +25,7 @@ from model import (
     masked_mean,
     sample_hard_negatives,
 )
+from tiny import NO_DROPOUT, VIDEO_DIM, WAVLM, build_model, make_batch, make_utterances, pad, write_wavlm
 from wavlm import dropout
 
 LABELS = [0, 2, 1, 0, 3, 2, 0]

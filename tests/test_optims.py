@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from tiny import build_model
 from torch.optim.lr_scheduler import LRScheduler
 
 from optims import SCHEDULERS, build_optimizer, build_scheduler
+from tiny import build_model
 
 PEAK, STEPS = 1e-3, 101  # 10 steps of warmup, then steps 10 to 100
 

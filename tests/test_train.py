@@ -20,12 +20,12 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
-from tiny import LABELS, write_corpus, write_wavlm
 
 import train
 import wavlm as wavlm_module
-from evaluation import evaluate
 from model import FoalNet
+from running.evaluation import evaluate
+from tiny import LABELS, write_corpus, write_wavlm
 
 ROOT = Path(train.__file__).parent
 BASE = {"batch_size": 8, "epochs": 1, "num_workers": 0, "lr": 3e-3}

@@ -9,15 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from runs import LABELS, SYSTEMS, draw_labels, draw_predictions, write_ablation, write_run
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
 
-from comparison import compare_systems
-from errors import InputError
-from plots import plot_confusion, plot_curves
-from results import find_problems, find_runs, group_runs, name_system
-from scripts import report
-from significance import (
+from report.comparison import compare_systems
+from report.runs import find_problems, find_runs, group_runs, name_system
+from report.significance import (
     adjust_holm,
     compare_mcnemar,
     count_hits,
@@ -25,6 +21,10 @@ from significance import (
     resample_scores,
     score_counts,
 )
+from run_folders import LABELS, SYSTEMS, draw_labels, draw_predictions, write_ablation, write_run
+from running.errors import InputError
+from running.pictures import plot_confusion, plot_curves
+from scripts import report
 
 
 @pytest.fixture(scope="module")

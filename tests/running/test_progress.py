@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def run(script):
@@ -13,12 +13,15 @@ def run(script):
 
 
 def test_a_short_bar_leaves_nothing_in_a_log():
-    assert run("from progress import progress_bar\nfor _ in progress_bar(range(5000), desc='Epoch 1'): pass") == ""
+    assert (
+        run("from running.progress import progress_bar\nfor _ in progress_bar(range(5000), desc='Epoch 1'): pass") == ""
+    )
 
 
 def test_a_long_bar_leaves_a_line_a_minute_in_a_log():
     script = """
-import progress, time
+import time
+from running import progress
 progress.MINUTE = 0.2
 for _ in progress.progress_bar(range(100), desc="Epoch 1", leave=False): time.sleep(0.01)
 """

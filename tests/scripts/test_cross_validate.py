@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tiny import write_corpus, write_wavlm
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 VENV = str(Path(sys.executable).parent.parent)
 STAND_IN = """
 import json, os, sys, time

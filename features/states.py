@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from dataloader import build_evaluation_loader
-from errors import InputError
-from evaluation import move_inputs
-from progress import progress_bar
-from records import read_json, write_array, write_json
+from running.errors import InputError
+from running.evaluation import move_inputs
+from running.progress import progress_bar
+from running.records import read_json, write_array, write_json
 from wavlm import encode
 
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object
 
-from metrics import count_confusion, summarize_confusion
-from progress import progress_bar
+from running.metrics import count_confusion, summarize_confusion
+from running.progress import progress_bar
 
 EMBEDDINGS = ("audio_pooled", "video_pooled", "audio_embeds", "video_embeds", "fused")
 MODEL_INPUTS = (

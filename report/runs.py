@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from errors import InputError, join_problems
-from folds import natural_order
-from metrics import count_confusion, summarize_confusion
+from corpus.folds import natural_order
+from running.errors import InputError, join_problems
+from running.metrics import count_confusion, summarize_confusion
 
 SYSTEMS = ("audio only", "video only", "fusion baseline", "+ AVEL", "+ MEM", "+ AVEL + MEM")
 DEFAULT_WEIGHTS = {"AVEL": 1.0, "MEM": 0.1}

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from tiny import build_model, make_batch, write_corpus, write_wavlm
 from transformers import WavLMModel
 
 import train
-from errors import InputError
 from model import FoalNet
-from records import read_json
+from running.errors import InputError
+from running.records import read_json
+from tiny import build_model, make_batch, write_corpus, write_wavlm
 from wavlm import encode
 
 
@@ -42,7 +42,7 @@ def test_states_take_the_place_of_the_waveform():
 def test_one_pass_serves_every_run_of_the_same_encoder(tmp_path, monkeypatch):
     corpus, wavlm = write_corpus(tmp_path / "corpus"), write_wavlm(tmp_path / "wavlm")
     encoded = []
-    monkeypatch.setattr("states.encode", lambda *args: encoded.append(len(args[1])) or encode(*args))
+    monkeypatch.setattr("features.states.encode", lambda *args: encoded.append(len(args[1])) or encode(*args))
 
     def run(name, *flags):
         fresh = [f"--train_src={corpus}/train.scp", f"--valid_src={corpus}/valid.scp", f"--audio_model={wavlm}"]

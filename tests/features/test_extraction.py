@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import CLIPModel, WavLMConfig, WavLMModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from errors import InputError
+from running.errors import InputError
 from scripts import extract_clip
 from scripts.extract_clip import (
     Clip,
@@ -32,7 +32,7 @@ from scripts.extract_clip import (
     share_videos,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_video(path, pictures, rate=30, **options):

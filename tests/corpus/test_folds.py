@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import soundfile as sf
 
+from corpus.folds import check_folds, iemocap_speaker, parse_iemocap_id, plan_folds, speaker_overlap
 from dataloader import read_audio, read_scp
-from errors import InputError
-from folds import check_folds, iemocap_speaker, parse_iemocap_id, plan_folds, speaker_overlap
+from running.errors import InputError
 from scripts.make_folds import main
 
 LABELS = ("hap", "neu", "sad", "ang")

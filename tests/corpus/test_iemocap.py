@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import soundfile as sf
 
+from corpus.manifest import read_manifest
 from dataloader import read_scp
-from manifest import read_manifest
 from scripts.prepare_iemocap import main
 
 COUNTS = {  # SPEC.md, section 2, before merging

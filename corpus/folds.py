@@ -13,8 +13,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from errors import InputError, join_problems
-from manifest import fold_name
+from corpus.manifest import fold_name
+from running.errors import InputError, join_problems
 
 logger = logging.getLogger("foalnet")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
 
-from metrics import count_confusion, summarize_confusion
+from running.metrics import count_confusion, summarize_confusion
 
 
 def test_every_number_equals_scikit_learn_on_1000_random_confusions():

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from errors import InputError, join_problems
+from running.errors import InputError, join_problems
 
 REQUIRED = ("id", "path", "label", "speaker", "session")
 CROPS = ("full", "left", "right")

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from results import SYSTEMS
-from significance import (
+from report.runs import SYSTEMS
+from report.significance import (
     bootstrap_p,
     compare_mcnemar,
     count_hits,

@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 import torch
-from tiny import build_model, make_batch
 
 from scripts import benchmark
 from scripts.benchmark import StockFoalNet
+from tiny import build_model, make_batch
 
 
 def run(kind, labels, weigh):

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from metrics import count_confusion, summarize_confusion
+from running.metrics import count_confusion, summarize_confusion
 
 LABELS = ["hap", "neu", "sad", "ang"]
 SYSTEMS = {  # name in the report: folder, modality, avel_weight, mem_weight, how often it is right
