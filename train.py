@@ -9,18 +9,14 @@ Both: the strict protocol, chosen on --valid_src, reported on --test_src. After 
 """
 
 import argparse
-import copy
 import itertools
-import json
 import logging
 import sys
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import transformers
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, set_seed
 
@@ -31,7 +27,6 @@ from dataloader import (
     SAMPLE_RATE,
     build_dataloaders,
     check_utterances,
-    collate,
     parse_label_map,
     parse_labels,
     read_scp,
@@ -42,45 +37,21 @@ from model import INITIAL_TEMPERATURE, MODALITIES, POOLINGS, FoalNet, FoalNetCon
 from optims import SCHEDULERS, build_optimizer, build_scheduler
 from running.errors import InputError, command
 from running.evaluation import EMBEDDINGS, evaluate, move_inputs
-from running.launch import join_processes, start_cpu_processes
-from running.pictures import plot_confusion, plot_curves
+from running.flags import BOOLEAN, HelpFormatter, require
+from running.folder import Progress, RunFolder
+from running.launch import configure_logging, join_processes, start_cpu_processes
 from running.precision import PRECISIONS, choose_precision
 from running.progress import progress_bar
-from running.records import (
-    checksum_weights,
-    describe_environment,
-    find_folder,
-    read_json,
-    replace_folder,
-    write_json,
-    write_predictions,
-    write_text,
-)
+from running.records import checksum_weights
+from running.watching import Totals, measure_gradients
 
 logger = logging.getLogger("foalnet.train")
 DEBUG_UTTERANCES = 32
 RESULT_FLAGS = "epochs choose_by seed modality labels avel_weight mem_weight train_src valid_src test_src".split()
-FREE_ON_RESUME = ("resume", "num_workers", "report_to", "save_root")  # flags that leave the mathematics alone
-
-
-def parse_bool(text):
-    if text.lower() in ("true", "yes", "1", "on"):
-        return True
-    if text.lower() in ("false", "no", "0", "off"):
-        return False
-    raise argparse.ArgumentTypeError(f"{text!r} is not a boolean: True or False")
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Show each default, but not None or an empty text, of which the help itself says what they mean."""
-
-    def _get_help_string(self, action):
-        return action.help if action.default in (None, "") else super()._get_help_string(action)
 
 
 def build_parser():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
-    boolean = {"type": parse_bool, "nargs": "?", "const": True}
 
     data = parser.add_argument_group("data")
     data.add_argument("--train_src", required=True, help="scp list to train on")
@@ -95,15 +66,12 @@ def build_parser():
         help="number of classes; without --labels and other than 4, the classes "
         "are the sorted names found in --train_src",
     )
-    data.add_argument(
-        "--allow_overlap", default=False, **boolean, help="train although two lists share a speaker or an utterance"
-    )
+    data.add_argument("--allow_overlap", **BOOLEAN, help="train although two lists share a speaker or an utterance")
     data.add_argument("--max_length", type=float, default=6.0, help="seconds of sound used of each utterance")
     data.add_argument("--max_frames", type=int, default=180, help="video frames used of each utterance")
     data.add_argument(
         "--normalize_audio",
-        default=False,
-        **boolean,
+        **BOOLEAN,
         help="zero mean and unit variance for each waveform; the release feeds it as it is",
     )
     data.add_argument("--num_workers", type=int, default=4, help="data loading processes a training process")
@@ -112,8 +80,7 @@ def build_parser():
     model.add_argument("--audio_model", default="microsoft/wavlm-large", help="WavLM checkpoint, folder or hub id")
     model.add_argument(
         "--freeze_encoder",
-        default=False,
-        **boolean,
+        **BOOLEAN,
         help="train what is behind WavLM only, on states computed once; AVEL then trains its own projections and "
         "nothing that the classifier sees, but through the negatives of MEM",
     )
@@ -142,7 +109,7 @@ def build_parser():
     optimisation.add_argument("--lr", type=float, default=1e-4, help="peak learning rate of AdamW")
     optimisation.add_argument("--encoder_lr", type=float, help="peak learning rate of WavLM (default: --lr)")
     optimisation.add_argument("--l2", type=float, default=0.01, help="weight decay of AdamW")
-    optimisation.add_argument("--decay_all", default=True, **boolean, help="False: no decay of biases and norms")
+    optimisation.add_argument("--decay_all", **{**BOOLEAN, "default": True}, help="False: no decay of biases and norms")
     optimisation.add_argument("--batch_size", type=int, default=16, help="utterances a process and pass")
     optimisation.add_argument(
         "--gradient_accumulation_steps",
@@ -152,8 +119,7 @@ def build_parser():
     )
     optimisation.add_argument(
         "--gradient_checkpointing",
-        default=False,
-        **boolean,
+        **BOOLEAN,
         help="keep no states inside WavLM's layers and compute them again: less memory, a third more time",
     )
     optimisation.add_argument("--epochs", type=int, default=40, help="passes of as many draws as utterances")
@@ -173,10 +139,10 @@ def build_parser():
         choices=PRECISIONS,
         help="precision of matrix products; auto: what accelerate launch says, else the fastest safe one",
     )
-    run.add_argument("--fp16", default=False, **boolean, help="the release's name for --mixed_precision fp16")
-    run.add_argument("--resume", default=False, **boolean, help="go on after the last whole epoch in --save_root")
+    run.add_argument("--fp16", **BOOLEAN, help="the release's name for --mixed_precision fp16")
+    run.add_argument("--resume", **BOOLEAN, help="go on after the last whole epoch in --save_root")
     run.add_argument("--report_to", default="none", choices=("none", "tensorboard", "wandb"), help="live tracker")
-    run.add_argument("--debug", default=False, **boolean, help="quick pass: 2 epochs on 32 utterances of each list")
+    run.add_argument("--debug", **BOOLEAN, help="quick pass: 2 epochs on 32 utterances of each list")
     return parser
 
 
@@ -185,25 +151,13 @@ def parse_args(argv=None):
     args = build_parser().parse_args(argv)
     if not args.valid_src and not args.test_src:
         raise InputError("--valid_src, --test_src: give one (paper protocol) or both (strict protocol)")
-    for name in (
-        "max_length",
-        "max_frames",
-        "batch_size",
-        "epochs",
-        "gradient_accumulation_steps",
-        "lr",
-        "temperature",
-    ):
-        if not 0 < getattr(args, name) < float("inf"):
-            raise InputError(f"--{name} {getattr(args, name)}: must be a finite number greater than 0")
-    for name in ("encoder_lr", "avel_weight", "mem_weight", "l2", "max_grad_norm", "num_workers", "seed"):
-        if not 0 <= (getattr(args, name) or 0) < float("inf"):
-            raise InputError(f"--{name} {getattr(args, name)}: must not be negative")
+    positive = "max_length max_frames batch_size epochs gradient_accumulation_steps lr temperature"
+    require(args, positive, "be a finite number greater than 0", lambda value: 0 < value < float("inf"))
+    positive_or_zero = "encoder_lr avel_weight mem_weight l2 max_grad_norm num_workers seed"
+    require(args, positive_or_zero, "not be negative", lambda value: 0 <= value < float("inf"))
+    require(args, "dropout warmup_ratio", "be at least 0 and less than 1", lambda value: 0 <= value < 1)
     if args.max_length * SAMPLE_RATE < MIN_SAMPLES:
         raise InputError(f"--max_length {args.max_length}: WavLM needs at least {MIN_SAMPLES / SAMPLE_RATE} seconds")
-    for name in ("dropout", "warmup_ratio"):
-        if not 0 <= getattr(args, name) < 1:
-            raise InputError(f"--{name} {getattr(args, name)}: must be at least 0 and less than 1")
     if args.fp16 and args.mixed_precision not in ("auto", "fp16"):
         raise InputError(f"--fp16 True and --mixed_precision {args.mixed_precision} contradict each other")
     if args.fp16:
@@ -229,23 +183,6 @@ def choose_labels(args):
 
 
 @dataclass
-class Progress:
-    """How far a run is; saved with the weights in last/."""
-
-    epoch: int = 0  # finished
-    steps: int = 0  # of the optimizer so far, the seed of the next hard negatives
-    best_epoch: int = 0
-    best_score: float = -1.0  # UA or WA of that epoch, as --choose_by says
-    history: list = field(default_factory=list)  # the lines of metrics.jsonl
-
-    def state_dict(self):
-        return dict(self.__dict__)
-
-    def load_state_dict(self, state):
-        self.__dict__.update(state)
-
-
-@dataclass
 class Run:
     """The parts that the loops share."""
 
@@ -257,11 +194,13 @@ class Run:
     train_loader: torch.utils.data.DataLoader
     evaluation_loaders: dict  # {"valid": chooses the epoch, "test": reported, in the strict protocol}
     generator: torch.Generator  # of the hard negatives, the same draws in every process
-    progress: Progress = field(default_factory=Progress)
+    progress: Progress
+    folder: RunFolder
 
     @property
-    def save_root(self):
-        return Path(self.args.save_root)
+    def plain_model(self):
+        """The FoalNet itself, not wrapped for distributed training."""
+        return self.accelerator.unwrap_model(self.model)
 
     @property
     def protocol(self):
@@ -387,11 +326,12 @@ def build_run(args):
     optimizer = build_optimizer(model, args.lr, args.l2, args.encoder_lr, args.decay_all)
     scheduler = build_scheduler(args.scheduler, optimizer, args.epochs * len(train_loader), args.warmup_ratio)
     model, optimizer = accelerator.prepare(model, optimizer)
-    generator = torch.Generator(accelerator.device)
-    run = Run(args, accelerator, model, optimizer, scheduler, train_loader, evaluation_loaders, generator)
-    accelerator.register_for_checkpointing(scheduler, run.progress)
+    progress, generator = Progress(), torch.Generator(accelerator.device)
+    accelerator.register_for_checkpointing(scheduler, progress)
     set_seed(args.seed, device_specific=True)  # dropout differs between processes
-    return run
+    folder = RunFolder(args.save_root, accelerator, progress)
+    loaders = train_loader, evaluation_loaders
+    return Run(args, accelerator, model, optimizer, scheduler, *loaders, generator, progress, folder)
 
 
 def cache_encoder(args, model, splits, accelerator, loaders):
@@ -403,15 +343,41 @@ def cache_encoder(args, model, splits, accelerator, loaders):
     cache_states(args.states_root, model.wavlm.to(accelerator.device), utterances, settings, accelerator, **loaders)
 
 
-def configure_logging(state):
-    """Lines of the main process to stdout; quiet libraries."""
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    parent = logging.getLogger("foalnet")
-    parent.handlers = [logging.StreamHandler(sys.stdout)]
-    parent.propagate = False
-    parent.setLevel(logging.INFO if state.is_main_process else logging.ERROR)
-    logging.getLogger("accelerate").setLevel(logging.WARNING)
+def train(run):
+    """Train from where the run is to its last epoch, evaluating and saving after each."""
+    args, progress, model = run.args, run.progress, run.plain_model
+    for epoch in range(progress.epoch + 1, args.epochs + 1):
+        line = {"epoch": epoch, **train_epoch(run, epoch)}
+        valid = evaluate(run.accelerator, model, run.evaluation_loaders["valid"]).summarize(args.labels)
+        line |= {f"valid_{name}": value for name, value in valid.items() if name not in ("confusion", "utterances")}
+        line |= measure_gradients(run.accelerator, model, run.train_loader, args.seed)
+        is_best = valid[args.choose_by] > progress.best_score
+        if is_best:
+            progress.best_epoch, progress.best_score = epoch, valid[args.choose_by]
+        progress.epoch = epoch
+        progress.history.append(line)
+        run.folder.save(model, is_best)
+        run.accelerator.log({k: v for k, v in line.items() if isinstance(v, float)}, step=epoch)
+        logger.info(
+            f"Epoch: {epoch} | Train_loss: {line['train_loss']:.4f} | Valid-UA: {valid['ua']:.4f} "
+            f"| Valid-WA: {valid['wa']:.4f}"
+        )
+
+
+def train_epoch(run, epoch):
+    """Train for one epoch. Returns: dict of means over the epoch, named as in metrics.jsonl."""
+    run.model.train()
+    run.train_loader.batch_sampler.set_epoch(epoch)
+    sizes, totals, started = run.train_loader.batch_sampler.global_sizes, Totals(), time.perf_counter()
+    silent = not run.accelerator.is_local_main_process
+    bar = progress_bar(run.train_loader, desc=f"Epoch {epoch}", leave=False, disable=silent)
+    for batch, size in zip(bar, sizes, strict=True):
+        train_step(run, batch, size, totals)
+    means = totals.means(run.accelerator)
+    if run.args.modality == "av":
+        means["temperature"] = run.plain_model.temp.item()
+    seconds = time.perf_counter() - started
+    return {**means, "learning_rate": run.scheduler.get_last_lr()[-1], "utterances_per_second": sum(sizes) / seconds}
 
 
 def train_step(run, batch, size, totals):
@@ -420,7 +386,7 @@ def train_step(run, batch, size, totals):
     Args:
         batch: dict of this process.
         size: utterances of the batch over all processes.
-        totals: {name: (2,) float32 tensor of sum and count}, added to.
+        totals: Totals of the epoch, added to.
     """
     seed = np.random.SeedSequence([run.args.seed, run.progress.steps]).generate_state(1)[0]
     run.generator.manual_seed(int(seed))
@@ -434,198 +400,26 @@ def train_step(run, batch, size, totals):
         run.scheduler.step()
     run.optimizer.zero_grad()
     run.progress.steps += 1
-    add_totals(totals, output, inputs["labels"], size)
-
-
-@torch.no_grad()
-def add_totals(totals, output, labels, size):
-    """Add what a batch says about losses, MEM and AVEL, without waiting for the device."""
-
-    def add(name, total, count):
-        pair = torch.stack([torch.as_tensor(x, device=labels.device, dtype=torch.float32) for x in (total, count)])
-        totals[name] = totals[name] + pair if name in totals else pair
-
-    for name in ("loss", "loss_cls", "loss_avel", "loss_mem"):
-        if name in output:
-            add(name, output[name] * size, size)
-    if output.mem_logits_audio is not None:
-        right = [
-            (logits.argmax(-1) == output.mem_targets) & output.mem_mask
-            for logits in (output.mem_logits_audio, output.mem_logits_video)
-        ]
-        add("mem_accuracy", sum(right).sum(), 2 * output.mem_mask.sum())
-    if output.audio_embeds is not None:
-        similarity = output.audio_embeds @ output.video_embeds.T
-        same = labels[:, None] == labels
-        add("similarity_same", (similarity * same).sum(), same.sum())
-        add("similarity_other", (similarity * ~same).sum(), (~same).sum())
-
-
-def train_epoch(run, epoch):
-    """Train for one epoch. Returns: dict of means over the epoch, named as in metrics.jsonl."""
-    run.model.train()
-    run.train_loader.batch_sampler.set_epoch(epoch)
-    sizes, totals, started = run.train_loader.batch_sampler.global_sizes, {}, time.perf_counter()
-    bar = progress_bar(
-        run.train_loader, desc=f"Epoch {epoch}", leave=False, disable=not run.accelerator.is_local_main_process
-    )
-    for batch, size in zip(bar, sizes, strict=True):
-        train_step(run, batch, size, totals)
-    reduced = {name: run.accelerator.reduce(pair, "sum").tolist() for name, pair in totals.items()}
-    means = {f"train_{name}" if "loss" in name else name: a / n if n else None for name, (a, n) in reduced.items()}
-    if run.args.modality == "av":
-        means["temperature"] = run.accelerator.unwrap_model(run.model).temp.item()
-    seconds = time.perf_counter() - started
-    return {**means, "learning_rate": run.scheduler.get_last_lr()[-1], "utterances_per_second": sum(sizes) / seconds}
-
-
-def measure_gradients(run):
-    """What each loss does to the encoder: the norm of the gradient that it sends into WavLM's last layer.
-
-    The batch is the first one of epoch 0, which is never trained on; no dropout, fp32, weighted as in the loss.
-
-    Returns: {"gradient_cls", "gradient_avel", "gradient_mem": float}, of the losses that are computed; empty without
-        a trained WavLM.
-    """
-    model = run.accelerator.unwrap_model(run.model)
-    if "a" not in model.config.modality or model.config.freeze_encoder:
-        return {}
-    dataset, sampler = run.train_loader.dataset, copy.copy(run.train_loader.batch_sampler)
-    sampler.set_epoch(0)
-    inputs = move_inputs(collate([dataset[i] for i in next(iter(sampler))]), run.accelerator.device)
-    generator = torch.Generator(run.accelerator.device).manual_seed(run.args.seed)
-    trained, last = [p for p in model.parameters() if p.requires_grad], model.wavlm.encoder.layers[-1]
-    model.eval().requires_grad_(False)
-    last.requires_grad_(True)  # no graph below it, so little memory
-    output, norms = model(**inputs, generator=generator), {}
-    for name, weight in (("cls", 1.0), ("avel", model.config.avel_weight), ("mem", model.config.mem_weight)):
-        if f"loss_{name}" in output:
-            loss = weight * output[f"loss_{name}"]
-            gradients = torch.autograd.grad(loss, list(last.parameters()), retain_graph=True)
-            flat = torch.cat([gradient.flatten() for gradient in gradients])
-            norms[f"gradient_{name}"] = run.accelerator.reduce(flat, "mean").norm().item()
-    for parameter in trained:
-        parameter.requires_grad_(True)
-    return norms
-
-
-def save_epoch(run, is_best):
-    """Leave best/, last/, metrics.jsonl and curves.png as they are after this epoch."""
-    accelerator = run.accelerator
-    if is_best:
-        with replace_folder(run.save_root / "best", accelerator) as folder:
-            if accelerator.is_main_process:
-                accelerator.unwrap_model(run.model).save_pretrained(folder)
-    with replace_folder(run.save_root / "last", accelerator) as folder:
-        accelerator.save_state(str(folder))
-    write_history(run)
-
-
-def write_history(run):
-    """Leave metrics.jsonl and curves.png of the epochs so far."""
-    history = run.progress.history
-    if run.accelerator.is_main_process and history:
-        write_text(run.save_root / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
-        plot_curves(history, run.save_root / "curves.png")
-
-
-def train(run):
-    """Train from where the run is to its last epoch, evaluating and saving after each."""
-    progress, model = run.progress, run.accelerator.unwrap_model(run.model)
-    for epoch in range(progress.epoch + 1, run.args.epochs + 1):
-        line = {"epoch": epoch, **train_epoch(run, epoch)}
-        valid = evaluate(run.accelerator, model, run.evaluation_loaders["valid"]).summarize(run.args.labels)
-        line.update(
-            {f"valid_{name}": value for name, value in valid.items() if name not in ("confusion", "utterances")}
-        )
-        line |= measure_gradients(run)
-        is_best = valid[run.args.choose_by] > progress.best_score
-        if is_best:
-            progress.best_epoch, progress.best_score = epoch, valid[run.args.choose_by]
-        progress.epoch = epoch
-        progress.history.append(line)
-        save_epoch(run, is_best)
-        run.accelerator.log({k: v for k, v in line.items() if isinstance(v, float)}, step=epoch)
-        logger.info(
-            f"Epoch: {epoch} | Train_loss: {line['train_loss']:.4f} | Valid-UA: {valid['ua']:.4f} "
-            f"| Valid-WA: {valid['wa']:.4f}"
-        )
+    totals.add(output, inputs["labels"], size)
 
 
 def report(run):
-    """Evaluate best/ and write predictions, embeddings, pictures and, last of all, result.json."""
-    accelerator = run.accelerator
-    model = FoalNet.from_pretrained(find_folder(run.save_root / "best")).to(accelerator.device)
-    summaries = {}
+    """Evaluate best/, leave what it says of every list, and finish the folder. Returns: what result.json holds."""
+    args, model, summaries = run.args, FoalNet.from_pretrained(run.folder.best).to(run.accelerator.device), {}
     for split, loader in run.evaluation_loaders.items():
-        evaluation = evaluate(accelerator, model, loader, EMBEDDINGS)
-        summaries[split] = evaluation.summarize(run.args.labels)
-        if accelerator.is_main_process:
-            write_evaluation(run, split, evaluation, summaries[split])
-    if accelerator.is_main_process:
-        write_result(run, summaries)
-    accelerator.wait_for_everyone()
-
-
-def write_result(run, summaries):
-    """Write result.json, by which others know that the run is whole, and say what it holds."""
-    args = run.args
+        evaluation = evaluate(run.accelerator, model, loader, EMBEDDINGS)
+        best = summaries[split] = evaluation.summarize(args.labels)
+        title = f"{split}: UA {best['ua']:.2%}, WA {best['wa']:.2%} ({run.protocol} protocol)"
+        run.folder.write_evaluation(split, evaluation, best, args.labels, title)
     result = {"protocol": run.protocol, "reported": run.reported, "best_epoch": run.progress.best_epoch}
     result |= {name: getattr(args, name) for name in RESULT_FLAGS}
     result |= {**summaries[run.reported], "valid": summaries["valid"]}
-    write_json(run.save_root / "result.json", result)
+    run.folder.finish(result)
     how = "chosen on the reported list" if run.protocol == "paper" else f"chosen on {args.valid_src}"
     listed = evaluation_lists(args)[run.reported]
     logger.info(f"{run.protocol} protocol: {listed}, epoch {run.progress.best_epoch} of {args.epochs}, {how}")
-    best = summaries[run.reported]
-    logger.info(f"Best-UA: {best['ua']:.4f}, Best-WA: {best['wa']:.4f}")
-
-
-def write_evaluation(run, split, evaluation, summary):
-    labels, root = run.args.labels, run.save_root
-    write_predictions(
-        root / f"predictions_{split}.csv", evaluation.utt_ids, evaluation.labels, evaluation.probabilities, labels
-    )
-    halves = {name: array.astype(np.float16) for name, array in evaluation.embeddings.items()}
-    np.savez(root / f"embeddings_{split}.npz", utt_ids=evaluation.utt_ids, labels=evaluation.labels, **halves)
-    title = f"{split}: UA {summary['ua']:.2%}, WA {summary['wa']:.2%} ({run.protocol} protocol)"
-    plot_confusion(summary["confusion"], labels, root / f"confusion_{split}.png", title=title)
-
-
-def open_save_root(run):
-    """Begin a run folder, or go on with one. Raises: InputError rather than lose or mix anything."""
-    root, args, accelerator = run.save_root, vars(run.args), run.accelerator
-    lists = [run.args.train_src, *evaluation_lists(run.args).values()]
-    environment = describe_environment(
-        lists, mixed_precision=accelerator.mixed_precision, processes=accelerator.num_processes
-    )
-    last = find_folder(root / "last")
-    if last and not run.args.resume:
-        raise InputError(f"--save_root {root}: holds a run already; --resume goes on with it, or name another folder")
-    if last:
-        refuse_changes(root, args, environment)
-        accelerator.load_state(str(last))
-        logger.info(f"Resume after epoch {run.progress.epoch} of {root}")
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        root.mkdir(parents=True, exist_ok=True)
-        write_json(root / "args.json", args)
-        write_json(root / "environment.json", environment)
-        logging.getLogger("foalnet").addHandler(logging.FileHandler(root / "train.log", encoding="utf-8"))
-    write_history(run)  # an interruption may have come between last/ and these
-    flat = {name: value for name, value in args.items() if isinstance(value, (int, float, str, bool))}
-    accelerator.init_trackers("foalnet", config=flat)
-
-
-def refuse_changes(root, args, environment):
-    """Raise InputError where a run would go on with other flags, lists, precision or processes than it began with."""
-    before, then = read_json(root / "args.json"), read_json(root / "environment.json")
-    pairs = {f"--{name}": (before.get(name), args[name]) for name in args if name not in FREE_ON_RESUME}
-    pairs |= {name: (then[name], environment[name]) for name in ("mixed_precision", "processes")}
-    pairs |= {f"SHA-256 of {path}": (then["sha256"].get(path), now) for path, now in environment["sha256"].items()}
-    changed = [f"{name} was {old!r} and is {new!r}" for name, (old, new) in pairs.items() if old != new]
-    if changed:
-        raise InputError(f"--resume {root}: {', '.join(changed)}; resume with the same")
+    logger.info(f"Best-UA: {result['ua']:.4f}, Best-WA: {result['wa']:.4f}")
+    return result
 
 
 @command
@@ -633,15 +427,17 @@ def main(argv=None):
     """Train, choose the epoch, report. Returns: the content of result.json."""
     args = parse_args(argv)
     run = build_run(args)
-    open_save_root(run)
+    run.folder.open(vars(args), [args.train_src, *evaluation_lists(args).values()])
+    flat = {name: value for name, value in vars(args).items() if isinstance(value, (int, float, str, bool))}
+    run.accelerator.init_trackers("foalnet", config=flat)
     try:
         train(run)
-        report(run)
+        result = report(run)
     except KeyboardInterrupt:
-        logger.info(f"Interrupted; {run.save_root} holds epoch {run.progress.epoch}, --resume goes on from there")
+        logger.info(f"Interrupted; {args.save_root} holds epoch {run.progress.epoch}, --resume goes on from there")
         raise SystemExit(130) from None
     run.accelerator.end_training()
-    return read_json(run.save_root / "result.json")
+    return result
 
 
 if __name__ == "__main__":

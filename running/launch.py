@@ -4,11 +4,13 @@ accelerate 1.15 starts one process there unless MPI is installed, and says nothi
 were asked for, so the one process can tell, and becomes torch's own launcher for all of them.
 """
 
+import logging
 import os
 import sys
 
 import psutil
 import torch
+import transformers
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
@@ -42,3 +44,14 @@ def join_processes(cpu=False, **options):
     """
     cpu = cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     return PartialState(cpu=cpu, **options)
+
+
+def configure_logging(state):
+    """Lines of the main process to stdout; quiet libraries. Args: state: PartialState."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    parent = logging.getLogger("foalnet")
+    parent.handlers = [logging.StreamHandler(sys.stdout)]
+    parent.propagate = False
+    parent.setLevel(logging.INFO if state.is_main_process else logging.ERROR)
+    logging.getLogger("accelerate").setLevel(logging.WARNING)

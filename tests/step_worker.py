@@ -10,11 +10,12 @@ import torch
 
 import train
 from running.evaluation import evaluate
+from running.watching import Totals
 
 
 def step(run, batch, size):
     """One train_step: means of the losses over all processes, and the gradients that the optimizer gets."""
-    gradients, totals = {}, {}
+    gradients, totals = {}, Totals()
     model = run.accelerator.unwrap_model(run.model)
     real = run.optimizer.step
 
@@ -26,8 +27,8 @@ def step(run, batch, size):
     run.model.train()
     train.train_step(run, batch, size, totals)
     run.optimizer.step = real
-    totals = {name: run.accelerator.reduce(pair, "sum") for name, pair in totals.items()}
-    return {name: (pair[0] / pair[1]).item() for name, pair in totals.items()}, gradients
+    means = totals.means(run.accelerator)
+    return {name.removeprefix("train_"): value for name, value in means.items()}, gradients
 
 
 def main():

@@ -24,7 +24,9 @@ from safetensors.torch import load_file
 import train
 import wavlm as wavlm_module
 from model import FoalNet
+from running import folder as folder_module
 from running.evaluation import evaluate
+from running.watching import Totals
 from tiny import LABELS, write_corpus, write_wavlm
 
 ROOT = Path(train.__file__).parent
@@ -452,7 +454,7 @@ def take_step(corpus, wavlm, tmp_path, batch_size, passes, **flags):
     for module in setup.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    dataset, gradients, totals = setup.train_loader.dataset, {}, {}
+    dataset, gradients, totals = setup.train_loader.dataset, {}, Totals()
     batch = setup.train_loader.collate_fn([dataset[i] for i in range(10)])
     real = setup.optimizer.step
 
@@ -466,7 +468,7 @@ def take_step(corpus, wavlm, tmp_path, batch_size, passes, **flags):
     train.train_step(setup, batch, 10, totals)
     assert setup.scheduler.last_epoch == before + 1
     assert all(p.grad is None or not p.grad.any() for p in setup.model.parameters())
-    return {name: total / count for name, (total, count) in totals.items()}, gradients
+    return {name: total / count for name, (total, count) in totals.pairs.items()}, gradients
 
 
 @pytest.fixture(scope="module")
@@ -535,10 +537,10 @@ def crash_at(monkeypatch, owner, name, call):
         *[(pathlib.Path, "rename", call) for call in (1, 2, 3, 4, 5)],
         (train, "train_step", 13),  # in the middle of epoch 3
         (train, "evaluate", 3),
-        (train, "write_text", 3),  # last/ is whole, metrics.jsonl lacks the last epoch
-        (train, "plot_curves", 1),
+        (folder_module, "write_text", 3),  # last/ is whole, metrics.jsonl lacks the last epoch
+        (folder_module, "plot_curves", 1),
         (train, "report", 1),
-        (train, "write_json", 3),  # all is written but result.json
+        (folder_module, "write_json", 3),  # all is written but result.json
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )
@@ -615,11 +617,13 @@ def test_gradients_into_wavlm_are_those_of_a_whole_backward_pass(corpus, wavlm, 
     args = train.parse_args(list_arguments(corpus, wavlm, tmp_path / "run", avel_weight=0.5))
     run = train.build_run(args)
     trained = [n for n, p in run.model.named_parameters() if p.requires_grad]
-    found = train.measure_gradients(run)
+    found = train.measure_gradients(run.accelerator, run.plain_model, run.train_loader, args.seed)
     model = run.accelerator.unwrap_model(run.model).eval()
     sampler = run.train_loader.batch_sampler
     sampler.set_epoch(0)
-    inputs = train.move_inputs(train.collate([run.train_loader.dataset[i] for i in list(sampler)[0]]), "cpu")
+    inputs = train.move_inputs(
+        run.train_loader.collate_fn([run.train_loader.dataset[i] for i in list(sampler)[0]]), "cpu"
+    )
     for name, weight in {"cls": 1.0, "avel": 0.5, "mem": 0.1}.items():
         model.zero_grad()
         (weight * model(**inputs, generator=torch.Generator().manual_seed(args.seed))[f"loss_{name}"]).backward()
