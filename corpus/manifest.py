@@ -9,6 +9,8 @@ One row an utterance. Columns `id,path,label,speaker,session`, and optionally `v
 - `crop`: `full`, `left` or `right` half of the picture; default `full`.
 """
 
+import csv
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -30,32 +32,15 @@ def read_manifest(path):
     Raises: InputError that names every bad line at once.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; a manifest.csv with the columns {','.join(REQUIRED)} is needed")
-    try:
-        table = pd.read_csv(
-            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False, index_col=False
-        ).fillna("")
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(f"{path}: not a UTF-8 csv file with a header line: {error}") from error
-    table.columns = table.columns.str.strip()
-    missing = [column for column in REQUIRED if column not in table]
-    if missing:
-        raise InputError(
-            f"{path}: line 1: no column {','.join(missing)}; "
-            f"found {','.join(table.columns)}; needed {','.join(REQUIRED)}"
-        )
-    table = table.apply(lambda column: column.str.strip())
-    table.index += 2  # the line in the file
-    table = table[(table != "").any(axis=1)]
-    if table.empty:
-        raise InputError(f"{path}: has a header and no utterance")
+    table, problems = _read_table(path)
     for column in ("video", "start", "end", "crop"):
         if column not in table:
             table[column] = ""
-    problems = _find_problems(table, path)
+    problems += _find_problems(table, path)
     if problems:
         raise InputError(join_problems(problems))
+    if table.empty:
+        raise InputError(f"{path}: has a header and no utterance")
     root = path.resolve().parent
     table["video"] = table["video"].where(table["video"] != "", table["path"])
     for column in ("path", "video"):
@@ -78,6 +63,51 @@ def fold_name(session):
     session = str(session)
     digits = session.lower().removeprefix("session").lstrip("_- ")
     return f"session{int(digits)}" if digits.isdigit() else session
+
+
+def _read_table(path):
+    """The cells of a manifest by line and column, and a problem for each line with more fields than columns."""
+    (_, header), *lines = _read_lines(path)
+    missing = [column for column in REQUIRED if column not in header]
+    if missing:
+        raise InputError(
+            f"{path}: line 1: no column {','.join(missing)}; found {','.join(header)}; needed {','.join(REQUIRED)}"
+        )
+    repeated = [(name, n) for name, n in Counter(header).items() if name and n > 1]
+    if repeated:
+        raise InputError(
+            join_problems([f"{path}: line 1: column {name} stands {n} times; allowed is once" for name, n in repeated])
+        )
+    rows, problems = {}, []
+    for line, cells in lines:
+        left_over = cells[len(header) :]
+        if any(left_over):
+            problems.append(
+                f"{path}: line {line}: {', '.join(map(repr, left_over))} stand behind the last of the {len(header)} "
+                "columns of the header; a value that holds a comma needs double quotes"
+            )
+        elif any(cells):
+            rows[line] = (cells + [""] * len(header))[: len(header)]
+    columns = [name or f"unnamed {number}" for number, name in enumerate(header, start=1)]
+    return pd.DataFrame(rows.values(), index=list(rows), columns=columns, dtype=str), problems
+
+
+def _read_lines(path):
+    """The stripped cells of each line of a csv file, [(number of the line, list of str)]."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; a manifest.csv with the columns {','.join(REQUIRED)} is needed")
+    lines, number = [], 1
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            for cells in reader:
+                lines.append((number, [cell.strip() for cell in cells]))
+                number = reader.line_num + 1  # a quoted cell may hold line breaks
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a UTF-8 csv file with a header line: line {number}: {error}") from error
+    if not lines:
+        raise InputError(f"{path}: not a UTF-8 csv file with a header line: it is empty")
+    return lines
 
 
 def _find_problems(table, path):
