@@ -1,4 +1,4 @@
-"""Who speaks in an utterance, and which sessions stand in which list of a fold.
+"""Which sessions stand in which list of a fold, and which speakers in two lists.
 
     manifest.csv -> write_folds -> <out>/paper/session1_train.scp, session1_valid.scp, ...
                                    <out>/strict/session1_train.scp, session1_valid.scp, session1_test.scp, ...
@@ -11,44 +11,14 @@ the session after it (the first after the last) is the validation list, and the 
 import logging
 import re
 from pathlib import Path
-from typing import NamedTuple
 
+from corpus.iemocap import iemocap_speaker, parse_iemocap_id  # noqa: F401, others read ids by way of the folds
 from corpus.manifest import fold_name
 from running.errors import InputError, join_problems
 
 logger = logging.getLogger("foalnet")
 
 PROTOCOLS = ("paper", "strict")
-IEMOCAP_ID = re.compile(r"((Ses\d\d)([FM])_((?:impro|script)\w*))_([FM])[^_\s]+", re.ASCII)
-
-
-class IemocapId(NamedTuple):
-    """What the id of an IEMOCAP utterance says: `Ses01F_impro03_M012` is spoken by Ses01M, Ses01F wears the markers."""
-
-    dialogue: str
-    speaker: str
-    gender: str
-    wears_markers: bool
-    style: str
-
-
-def parse_iemocap_id(utt_id):
-    """The IemocapId of an utterance, None for the id of another corpus.
-
-    The speaker is the letter after the last underscore; the letter in `Ses01F` is who wears the markers.
-    """
-    match = IEMOCAP_ID.fullmatch(utt_id)
-    if match is None:
-        return None
-    dialogue, session, wearer, scene, gender = match.groups()
-    style = "improvised" if scene.startswith("impro") else "scripted"
-    return IemocapId(dialogue, session + gender, gender, gender == wearer, style)
-
-
-def iemocap_speaker(utt_id):
-    """The speaker of an IEMOCAP utterance (`Ses01F_impro03_M012` -> `Ses01M`), None for the id of another corpus."""
-    parsed = parse_iemocap_id(utt_id)
-    return parsed and parsed.speaker
 
 
 def speaker_overlap(first, second, speakers=None):
@@ -112,14 +82,17 @@ def check_folds(table):
     """The names of the folds of a manifest, in order.
 
     Raises: InputError when there are fewer than two sessions, when a speaker stands in more than one session (and so
-        in train and in valid or test), or when a path can't stand in a list.
+        in train and in valid or test), when the name of a session can't be that of a file, or when a path can't stand
+        in a list.
     """
     folds = table["session"].map(fold_name)
     names = sorted(folds.unique(), key=natural_order)
     problems = []
     if len(names) < 2:
         problems.append(f"session {names[0]}: is the only one; leaving one session out needs at least 2")
-    problems.extend(f"session {name!r}: holds a slash; it becomes a file name" for name in names if "/" in name)
+    for name in names:
+        if fault := _find_name_fault(name):
+            problems.append(f"session {name!r}: {fault}; it becomes a file name")
     for speaker, members in folds.groupby(table["speaker"]).unique().items():
         if len(members) > 1:
             problems.append(
@@ -132,6 +105,18 @@ def check_folds(table):
     if problems:
         raise InputError(join_problems(problems))
     return names
+
+
+def _find_name_fault(name):
+    if name.startswith("."):
+        return "begins with a dot"
+    if "/" in name:
+        return "holds a slash"
+    if name.splitlines() != [name]:
+        return "holds a line break"
+    if re.search(r"[\x00-\x1f\x7f]", name):
+        return "holds a control character"
+    return None
 
 
 def write_folds(table, out):

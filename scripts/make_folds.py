@@ -3,29 +3,28 @@
     python -m scripts.make_folds --manifest data/mine/manifest.csv --out data/mine/folds
 
 writes `<out>/paper/session1_train.scp`, `session1_valid.scp`, ... and `<out>/strict/session1_train.scp`,
-`session1_valid.scp`, `session1_test.scp`, ...; see folds.py for which session goes where. Utterances whose sound is
-only a part (`start`, `end`) of a longer file are cut to 16 kHz mono wav files first.
+`session1_valid.scp`, `session1_test.scp`, ...; see corpus/folds.py for which session goes where. Utterances whose sound
+is only a part (`start`, `end`) of a longer file are cut to 16 kHz mono wav files first.
 """
 
 import argparse
-import os
+import sys
 from pathlib import Path
 
-import pandas as pd
-import soundfile as sf
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by its path, too, it finds the rooms
 
+from corpus.cutting import cut_audio
 from corpus.folds import check_folds, select_labels, write_folds
 from corpus.manifest import read_manifest
-from dataloader import LABELS, MIN_SAMPLES, SAMPLE_RATE, parse_label_map, parse_labels, read_audio, read_duration
-from running.errors import InputError, command, join_problems
-from running.progress import progress_bar
+from dataloader import LABELS, parse_label_map, parse_labels
+from running.errors import command
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         prog="python -m scripts.make_folds", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--manifest", required=True, help="the table to read, see manifest.py for its columns")
+    parser.add_argument("--manifest", required=True, help="the table to read, see corpus/manifest.py for its columns")
     parser.add_argument("--out", required=True, help="folder of the lists")
     parser.add_argument(
         "--labels",
@@ -42,65 +41,6 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     args.labels = parse_labels(args.labels)
     return args
-
-
-def cut_audio(table, audio_root):
-    """Cut the utterances that are a part of a longer file to `<audio_root>/<id>.wav`, 16 kHz mono, 16 bit.
-
-    A row counts when it has `start` or `end` and its sound is in the file of its picture. A finished cut is kept; it
-    carries where it was cut from, and is cut again when that has changed.
-
-    Args:
-        table: manifest.
-        audio_root: folder, made when needed.
-    Returns: the manifest with the `path` of these rows set to their cut.
-    Raises: InputError that names every utterance whose sound can't be read or is shorter than 25 ms.
-    """
-    parts = table[(table["path"] == table["video"]) & (table["start"].notna() | table["end"].notna())]
-    if parts.empty:
-        return table
-    audio_root = Path(os.path.abspath(audio_root))
-    audio_root.mkdir(parents=True, exist_ok=True)
-    problems, paths = [], table["path"].copy()
-    for row in progress_bar(
-        parts.sort_values(["path", "start"]).itertuples(), total=len(parts), desc="Cut", unit="utt"
-    ):
-        paths[row.Index] = str(audio_root / f"{row.id}.wav")
-        try:
-            cut_one(row.path, row.start, row.end, paths[row.Index])
-        except InputError as error:
-            problems.append(f"{row.id}: {error}")
-    if problems:
-        raise InputError(join_problems(problems))
-    return table.assign(path=paths)
-
-
-def cut_one(source, start, end, target):
-    """Cut seconds start to end (NaN: the whole side) of a sound; the target is there whole or not at all."""
-    if not Path(source).is_file():
-        raise InputError(f"{source}: no such file")
-    start = 0.0 if pd.isna(start) else start
-    origin = f"{source} {start:.4f}-{'' if pd.isna(end) else f'{end:.4f}'} of {Path(source).stat().st_size} bytes"
-    if _origin(target) == origin:
-        return
-    if start >= (length := read_duration(source)):
-        raise InputError(f"{source}: start {start:.4f} is not before its end at {length:.4f} s")
-    samples = read_audio(source, max_length=None if pd.isna(end) else end - start, start=start)
-    if len(samples) < MIN_SAMPLES:
-        raise InputError(f"{source}: {len(samples)} samples at {start:.4f} s; at least 25 ms are needed")
-    unfinished = f"{target}.part"
-    with sf.SoundFile(unfinished, "w", SAMPLE_RATE, 1, subtype="PCM_16", format="WAV") as file:
-        file.comment = origin
-        file.write(samples)
-    os.replace(unfinished, target)
-
-
-def _origin(path):
-    try:
-        with sf.SoundFile(path) as file:
-            return file.comment
-    except sf.LibsndfileError:
-        return None
 
 
 @command

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.make_demo import make_clip, make_wavlm
+from corpus.random_encoders import make_clip, make_wavlm
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""scripts/check_corpus.py: a sound corpus passes, and each thing that can be wrong with one is found and named."""
+"""corpus/checks.py by way of scripts/check_corpus.py: each thing that can be wrong with a corpus is found and named."""
 
 import json
 

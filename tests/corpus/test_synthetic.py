@@ -7,23 +7,11 @@ import av
 import numpy as np
 import pytest
 import soundfile
-import torch
-from transformers import CLIPModel, WavLMModel
 
+from corpus.synthetic import DIALOGUES, EMOTIONS, Difficulty, Turn, draw_actor, make_release, plan_turns
+from corpus.synthetic_face import FRAME_RATE
+from corpus.synthetic_voice import synthesize_speech
 from scripts.extract_clip import main as extract
-from scripts.make_demo import (
-    DIALOGUES,
-    EMOTIONS,
-    FRAME_RATE,
-    Difficulty,
-    Turn,
-    draw_actor,
-    main,
-    make_clip,
-    make_release,
-    plan_turns,
-    synthesize_speech,
-)
 
 LINE = re.compile(r"\[(\d+\.\d{4}) - (\d+\.\d{4})\]\t(Ses\d\d[FM]_\w+_[FM]\d{3})\t([a-z]{3})\t\[(\d\.\d{4}(, )?){3}\]")
 
@@ -134,23 +122,6 @@ def test_neither_stream_alone_tells_all_emotions():
     assert 0.4 < accuracy(voice) < 0.85
     assert accuracy(np.hstack([voice, face])) > max(accuracy(voice), accuracy(face)) + 0.08
     assert set(EMOTIONS) == {"hap", "exc", "ang", "neu", "sad", "fru", "xxx"}
-
-
-def test_encoders_load_and_tell_inputs_apart(tiny_wavlm, tiny_clip):
-    wavlm = WavLMModel.from_pretrained(tiny_wavlm).eval()
-    assert wavlm.config.do_stable_layer_norm
-    assert wavlm.config.feat_extract_norm == "layer"
-    assert wavlm._get_feat_extract_output_lengths(torch.tensor(16000)) == 49
-    assert CLIPModel.from_pretrained(tiny_clip).config.projection_dim == 128
-
-
-def test_encoders_only_and_the_seed(tmp_path, tiny_clip):
-    main(["--out", str(tmp_path), "--encoders_only"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip", "wavlm"]
-    same = (tmp_path / "clip/model.safetensors").read_bytes()
-    assert same == (type(tmp_path)(tiny_clip) / "model.safetensors").read_bytes()
-    make_clip(tmp_path / "other", seed=1)
-    assert same != (tmp_path / "other/model.safetensors").read_bytes()
 
 
 def test_features_show_the_valence_of_the_face(release, tmp_path, tiny_clip):
