@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 demo=${1:-demo}
 
 run() {
-  printf '\n$ %s\n' "$*"
+  printf '\n$' && printf ' %q' "$@" && printf '\n'
   env "$@"
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -40,8 +41,14 @@ result.update(seed=int(value("--seed")), confusion=[[4, 0], [0, 4]], best_epoch=
 result.update(ua=1.0, wa=1.0, macro_f1=1.0)
 (folder / "result.json").write_text(json.dumps(result))
 """
-NO_REPORT = """#!/bin/sh
-printf '%s\\n' "$*" >>reports.txt
+NO_REPORT = f"""#!/bin/sh
+case "$*" in
+  *report.py*) printf '%s\\n' "$*" >>reports.txt ;;
+  *) exec {shlex.quote(sys.executable)} "$@" ;;
+esac
+"""
+NO_LAUNCHER = """#!/bin/sh
+printf '%s\\n' "$*" >>launches.txt
 """
 
 
@@ -59,6 +66,9 @@ def place(tmp_path):
     python.parent.mkdir(parents=True)
     python.write_text(NO_REPORT)
     python.chmod(0o755)
+    accelerate = python.with_name("accelerate")
+    accelerate.write_text(NO_LAUNCHER)
+    accelerate.chmod(0o755)
     return folder
 
 
@@ -123,6 +133,103 @@ def test_finished_folds_are_skipped(place):
     assert [Path(flags[flags.index("--save_root") + 1]).name for flags, *_ in read_calls(place)] == ["session2"]
     assert "out/seed1234/session1: finished before, skipped" in err
     assert "out/seed1234/session3: finished before, skipped" in err
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_the_default_launch_takes_one_device_and_names_every_default(place, jobs):
+    assert run(place, "folds", "out", LAUNCH="", JOBS=jobs)[0] == 0
+    launches = (place / "launches.txt").read_text().splitlines()
+    flags = "launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no "
+    assert [line.startswith(flags + str(ROOT / "train.py")) for line in launches] == [True] * 3
+
+
+def finish(place, args, command=""):
+    """Leave a finished session1 in out/, trained with these args."""
+    folder = place / "out/seed1234/session1"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text("{}")
+    (folder / "args.json").write_text(json.dumps(args))
+    (folder / "environment.json").write_text(json.dumps({"command": command}))
+
+
+ARGS = {"lr": 1e-4, "epochs": 16, "normalize_audio": True, "modality": "av", "video_root": "data/features"}
+ARGS |= {"train_src": "folds/session1_train.scp", "test_src": None, "labels": ["hap", "sad"], "num_workers": 4}
+ARGS |= {"mixed_precision": "auto", "label_map": {"exc": "hap"}, "encoder_lr": None}
+
+
+@pytest.mark.parametrize(
+    ("flags", "then", "now"),
+    [
+        (["--lr", "3e-4"], "--lr 0.0001", "--lr 3e-4"),
+        (["--lr=3e-4"], "--lr 0.0001", "--lr 3e-4"),
+        (["--epoch", "17"], "--epochs 16", "--epochs 17"),
+        (["--normalize_audio", "no"], "--normalize_audio True", "--normalize_audio no"),
+        (["--modality", "a"], "--modality av", "--modality a"),
+        (["--video_root", "data/others"], "--video_root data/features", "--video_root data/others"),
+        (["--labels", "sad", "hap"], "--labels hap sad", "--labels sad hap"),
+        (["--label_map", "exc=sad"], "--label_map exc=hap", "--label_map exc=sad"),
+        (["--encoder_lr", "1e-5"], "without --encoder_lr", "--encoder_lr 1e-5"),
+        (["--lr", "1e-4", "--lr", "x"], "--lr 0.0001", "--lr x"),
+    ],
+)
+def test_a_fold_finished_with_other_flags_is_refused(place, flags, then, now):
+    finish(place, ARGS)
+    code, out, err = run(place, "folds", "out", *flags)
+    assert code == 2
+    assert err.splitlines() == [
+        f"error: out/seed1234/session1: finished before {'' if then.startswith('without') else 'with '}{then}, "
+        f"now asked for with {now}; name another SAVE_ROOT, or remove this folder to train it again"
+    ]
+    assert not read_calls(place)
+    assert out == ""
+
+
+def test_a_fold_finished_on_another_protocol_is_refused(place):
+    finish(place, ARGS)
+    for fold in (1, 2, 3):
+        (place / "folds" / f"session{fold}_test.scp").write_text("u a.wav hap\n")
+    code, _, err = run(place, "folds", "out")
+    assert code == 2
+    assert "finished before without --test_src, now asked for with --test_src folds/session1_test.scp" in err
+
+
+def test_a_fold_finished_with_a_flag_that_is_left_out_now_is_refused(place):
+    finish(place, ARGS, "python train.py --train_src folds/session1_train.scp --lr 1e-4 --num_workers 2")
+    code, _, err = run(place, "folds", "out")
+    assert code == 2
+    assert "session1: finished before with --lr 0.0001, now asked for without --lr" in err
+
+
+def test_the_same_flags_in_other_words_are_those_of_the_finished_fold(place):
+    finish(place, ARGS, "python train.py --train_src folds/session1_train.scp --lr 1e-4 --normalize_audio")
+    same = ["--lr=1E-4", "--epochs", "16", "--normalize_audio", "--video_root", "./data/features/", "--num_workers=0"]
+    same += ["--labels", "hap", "sad", "--label_map", " exc = hap ", "--report_to", "none"]
+    launch = f"{sys.executable} stand_in.py"
+    code, _, err = run(place, "folds/", "out", *same, LAUNCH=launch)
+    assert code == 0, err
+    assert "out/seed1234/session1: finished before, skipped" in err
+    assert len(read_calls(place)) == 2
+
+
+def test_the_commands_can_be_printed(place):
+    script = ROOT / "scripts/cross_validate.sh"
+    words = ["bash", script, "--print", "folds", "out put", "--label_map", "exc=hap, fru=ang"]
+    lines = subprocess.run(words, cwd=place, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [shlex.split(line)[-7:] for line in lines] == [
+        ["--seed", "1234", "--save_root", f"out put/seed1234/session{fold}", "--resume"]
+        + ["--label_map", "exc=hap, fru=ang"]
+        for fold in (1, 2, 3)
+    ]
+    assert not (place / "out put").exists()
+
+
+def test_names_survive_any_locale(place):
+    code, _, err = run(place, "folds", "grüße $HOME 'x'", "--label_map", "", LC_ALL="C")
+    assert code == 0, err
+    assert {flags[flags.index("--save_root") + 1] for flags, *_ in read_calls(place)} == {
+        f"grüße $HOME 'x'/seed1234/session{fold}" for fold in (1, 2, 3)
+    }
+    assert {flags[-1] for flags, *_ in read_calls(place)} == {""}
 
 
 def test_the_strict_protocol_names_its_test_list(place):
