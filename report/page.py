@@ -1,116 +1,70 @@
-"""A document of headings, texts, tables and pictures, as Markdown and as one HTML file that needs no network."""
+"""A document of headings, texts, tables and pictures, as Markdown and as one HTML file that needs no network.
 
-import base64
-import html
-from dataclasses import dataclass, field
-from string import Template
+A document is a list of blocks; the files of `templates/` know them by their `kind`. Ids, labels and folder names are
+whatever people typed: HTML is escaped by Jinja and pandas, Markdown by `escape_markdown`, so that neither file runs or
+loads anything.
 
-import pandas as pd
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c1e21; --soft: #5d6470; --line: #d9dde3; --page: #ffffff; --band: #f5f7f9;
-  --alarm: #8a3800; --alarm-page: #fff3e6; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e6ea; --soft: #a2a9b4; --line: #3a4048; --page: #16181c;
-  --band: #1e2126; --alarm: #ffb877; --alarm-page: #33230f; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem clamp(0.9rem, 4vw, 3rem) 4rem; max-width: 84rem; color: var(--ink);
-  background: var(--page); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-h1 { font-size: clamp(1.5rem, 4vw, 2.1rem); line-height: 1.2; margin: 0.5rem 0 1rem; }
-h2 { font-size: 1.4rem; margin: 3rem 0 0.6rem; padding-top: 0.8rem; border-top: 2px solid var(--line); }
-h3 { font-size: 1.08rem; margin: 2rem 0 0.5rem; }
-p, li { max-width: 46rem; }
-p.note { color: var(--soft); font-size: 0.9rem; margin: 0.4rem 0 1rem; overflow-wrap: anywhere; }
-ul.alarm { list-style: none; margin: 1rem 0; padding: 0.8rem 1rem; border-left: 5px solid var(--alarm);
-  background: var(--alarm-page); color: var(--alarm); }
-ul.alarm li { max-width: none; margin: 0.25rem 0; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; margin: 0.8rem 0; }
-table { border-collapse: collapse; font-size: 0.92rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.35rem 0.8rem 0.35rem 0; text-align: right; white-space: nowrap; vertical-align: baseline; }
-th + th, td + td { padding-left: 0.4rem; }
-th { color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--line); vertical-align: bottom;
-  white-space: normal; }
-td { border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--page); }
-td:first-child { font-weight: 600; }
-.gallery { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0; }
-figure { margin: 0; padding: 0.5rem; background: #ffffff; border: 1px solid var(--line); border-radius: 6px;
-  max-width: 100%; }
-figure img { display: block; max-width: 100%; height: auto; }
-figcaption { color: #5d6470; font-size: 0.85rem; padding: 0.3rem 0.3rem 0; max-width: 60rem; }
-details { margin: 0.6rem 0; } summary { cursor: pointer; color: var(--soft); }
-pre { overflow-x: auto; background: var(--band); padding: 0.7rem; font-size: 0.8rem; }
-@media (max-width: 30rem) { body { font-size: 15px; } table { font-size: 0.85rem; }
-  th, td { padding-right: 0.5rem; }
-  th:first-child, td:first-child { min-width: 7.5rem; max-width: 9.5rem; white-space: normal; } }
+Tables of Markdown are written by hand: `DataFrame.to_markdown` pads each column by the two characters that it keeps for
+headers, which breaks the lines of the printed table in a terminal of 80 columns, and it escapes nothing.
 """
 
-PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>$style</style>
-</head>
-<body>
-$body
-</body>
-</html>
-""")
+import base64
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+ACTIVE_MARKDOWN = re.compile(
+    r"<(?=[a-z/!?])|(?<=\])[(:]", re.IGNORECASE
+)  # opens a tag or an address; `p < 0.1` doesn't
+
+
+class Block:
+    """A part of a document."""
+
+    @property
+    def kind(self):
+        """The name that the templates know it by."""
+        return type(self).__name__.lower()
 
 
 @dataclass
-class Heading:
+class Heading(Block):
     text: str
     level: int = 2
 
-    def to_html(self):
-        return f"<h{self.level}>{html.escape(self.text)}</h{self.level}>"
-
-    def to_markdown(self):
-        return f"{'#' * self.level} {self.text}"
-
 
 @dataclass
-class Text:
+class Text(Block):
     """A paragraph; `note` sets it small."""
 
     text: str
     note: bool = False
 
-    def to_html(self):
-        attribute = ' class="note"' if self.note else ""
-        return f"<p{attribute}>{html.escape(self.text)}</p>"
-
-    def to_markdown(self):
-        return self.text
-
 
 @dataclass
-class Alarm:
+class Alarm(Block):
     """Things that the reader must not miss."""
 
     lines: list
 
-    def to_html(self):
-        return f'<ul class="alarm">{"".join(f"<li>⚠ {html.escape(line)}</li>" for line in self.lines)}</ul>'
-
-    def to_markdown(self):
-        return "\n".join(f"> **⚠ {line}**  " for line in self.lines)
-
 
 @dataclass
-class Table:
+class Table(Block):
     """A table of texts; the first column names the rows."""
 
     frame: pd.DataFrame
 
-    def to_html(self):
-        return f'<div class="scroll">{self.frame.to_html(index=False, border=0, justify="unset", na_rep="–")}</div>'
+    @property
+    def html(self):
+        return self.frame.to_html(index=False, border=0, justify="unset", na_rep="–")  # escaped
 
-    def to_markdown(self):
+    @property
+    def markdown(self):
         cells = [[str(name) for name in self.frame.columns], *self.frame.astype(str).to_numpy().tolist()]
-        cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]
+        cells = [[escape_markdown(cell).replace("|", "\\|") for cell in row] for row in cells]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         aligned = [[cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in cells]
         lines = [" | ".join([row[0].strip().ljust(widths[0]), *row[1:]]) for row in aligned]
@@ -119,7 +73,7 @@ class Table:
 
 
 @dataclass
-class Picture:
+class Picture(Block):
     """A PNG: `name` is its file name beside the Markdown, `text` what it shows, for those who can't see it."""
 
     png: bytes
@@ -127,65 +81,63 @@ class Picture:
     text: str
     width: int | None = None  # pixels on the page, at most
 
-    def to_html(self):
-        source = base64.b64encode(self.png).decode()
-        width = f' style="width:{self.width}px"' if self.width else ""
-        text = html.escape(self.text)
-        image = f'<img src="data:image/png;base64,{source}" alt="{text}">'
-        return f"<figure{width}>{image}<figcaption>{text}</figcaption></figure>"
-
-    def to_markdown(self):
-        return f"![{self.text}](pictures/{self.name})"
+    @property
+    def source(self):
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
 @dataclass
-class Gallery:
+class Gallery(Block):
     """Pictures side by side where there is room."""
 
     pictures: list
 
-    def to_html(self):
-        return f'<div class="gallery">{"".join(picture.to_html() for picture in self.pictures)}</div>'
-
-    def to_markdown(self):
-        return "\n\n".join(picture.to_markdown() for picture in self.pictures)
-
 
 @dataclass
-class Details:
+class Details(Block):
     """Blocks that open on demand."""
 
     summary: str
     blocks: list = field(default_factory=list)
 
-    def to_html(self):
-        inside = "\n".join(block.to_html() for block in self.blocks)
-        return f"<details><summary>{html.escape(self.summary)}</summary>{inside}</details>"
-
-    def to_markdown(self):
-        return "\n\n".join([f"*{self.summary}*", *(block.to_markdown() for block in self.blocks)])
-
 
 @dataclass
-class Code:
+class Code(Block):
     text: str
 
-    def to_html(self):
-        return f"<pre>{html.escape(self.text)}</pre>"
+    @property
+    def fence(self):
+        """More backticks than stand together anywhere in the text, so that nothing in it ends the block."""
+        return "`" * max(3, *(len(run) + 1 for run in ["", *re.findall("`+", self.text)]))
 
-    def to_markdown(self):
-        return f"```\n{self.text}\n```"
+
+def escape_markdown(text):
+    """One line of text that Markdown shows and never acts on: no tag, no address of a link or picture."""
+    line = " ".join(text.splitlines())
+    return ACTIVE_MARKDOWN.sub(lambda found: "&lt;" if found[0] == "<" else f"\\{found[0]}", line)
 
 
 def render_html(title, blocks):
     """One HTML file with the pictures inside."""
-    body = "\n".join(block.to_html() for block in [Heading(title, 1), *blocks])
-    return PAGE.substitute(title=html.escape(title), style=STYLE, body=body)
+    return _render("page.html.j2", title, blocks)
 
 
 def render_markdown(title, blocks):
     """Markdown that expects its pictures in `pictures/`."""
-    return "\n\n".join(block.to_markdown() for block in [Heading(title, 1), *blocks]) + "\n"
+    return _render("page.md.j2", title, blocks)
+
+
+def _render(template, title, blocks):
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=select_autoescape(enabled_extensions=("html.j2",)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["plain"] = escape_markdown
+    return environment.get_template(template).render(title=title, blocks=blocks)
 
 
 def find_pictures(blocks):

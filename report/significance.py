@@ -1,4 +1,4 @@
-"""Intervals and paired tests for scripts/report: how far a score or a difference could be luck.
+"""Intervals, paired tests and their adjustment for many: how far a score or a difference could be luck.
 
 The unit is an utterance or, because the utterances of one person resemble each other, a speaker. Every score derives
 from two counts a unit and class, `hits` and `support`, so a bootstrap sample is a weighted sum of them.

@@ -4,7 +4,11 @@ import csv
 import json
 
 import numpy as np
+import pandas as pd
 
+from report.problems import find_problems
+from report.runs import find_runs
+from report.systems import group_runs
 from running.metrics import count_confusion, summarize_confusion
 
 LABELS = ["hap", "neu", "sad", "ang"]
@@ -29,8 +33,8 @@ def draw_predictions(labels, accuracy, n_classes, rng):
     return np.where(rng.random(len(labels)) < accuracy, labels, wrong)
 
 
-def write_run(folder, utt_ids, labels, predictions, system="+ AVEL + MEM", names=LABELS, seed=1234, **more):
-    """Write a run folder. Args: labels, predictions: (n,) int. more: keys of result.json to replace."""
+def write_run(folder, utt_ids, labels, predictions, system="+ AVEL + MEM", names=LABELS, seed=1234, flags=(), **more):
+    """Write a run folder. Args: labels, predictions: (n,) int. flags: dict, more of args.json. more: of result.json."""
     _, modality, avel_weight, mem_weight, _ = SYSTEMS[system]
     summary = summarize_confusion(count_confusion(labels, predictions, len(names)), names)
     result = {"protocol": "paper", "reported": "valid", "modality": modality, "labels": list(names), "seed": seed}
@@ -48,8 +52,8 @@ def write_run(folder, utt_ids, labels, predictions, system="+ AVEL + MEM", names
             writer.writerow([utt_id, names[label], names[prediction], *probabilities])
     history = [_make_line(epoch, names, modality, result) for epoch in range(1, result["epochs"] + 1)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
-    flags = "modality avel_weight mem_weight labels seed epochs".split()
-    (folder / "args.json").write_text(json.dumps({"lr": 1e-4, **{name: result[name] for name in flags}}))
+    args = {name: result[name] for name in "modality avel_weight mem_weight labels seed epochs".split()}
+    (folder / "args.json").write_text(json.dumps({"lr": 1e-4, **args, **dict(flags)}))
     environment = {"command": f"train.py --save_root '{folder}'", "git_commit": "0123456789abcdef", "python": "3.11.7"}
     environment.update(versions={"torch": "2.11.0"}, hardware={"cores": 2, "processor": "any", "gpus": []})
     environment["sha256"] = {result["train_src"]: "ab" * 32}
@@ -91,3 +95,16 @@ def write_ablation(root, systems=tuple(SYSTEMS), folds=5, size=30, seeds=(1234,)
                 target = root / folder / f"seed{seed}" / f"session{fold}"
                 write_run(target, utt_ids, labels, predictions, system, names, seed, **more)
     return root
+
+
+def read_predictions(root, folder, seed="*"):
+    """The predictions of a row of `write_ablation`, a pandas.DataFrame a fold."""
+    files = sorted((root / folder).glob(f"seed{seed}/*/predictions_*.csv"))
+    return [pd.read_csv(path) for path in files]
+
+
+def load(root):
+    """The experiments below a folder, and the problems that the report would name."""
+    runs, unfinished = find_runs(root)
+    experiments = group_runs(runs, root)
+    return experiments, find_problems(experiments, unfinished)

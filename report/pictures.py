@@ -1,0 +1,92 @@
+"""The pictures of several systems: their learning curves, scores and embeddings side by side."""
+
+import io
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from report.page import Picture
+from running.pictures import COLOURS, DASHES, plot_mean_line, save_figure, styled
+
+
+def draw(name, text, function, *content, width=None, **options):
+    """A Picture of what a plotting function draws, `function(*content, file, **options)`.
+
+    Args:
+        name: its file name. text: what it shows. width: on the page, pixels at most.
+    """
+    file = io.BytesIO()
+    function(*content, file, **options)
+    return Picture(file.getvalue(), name, text, width)
+
+
+@styled
+def plot_comparison(histories, path):
+    """Draw the validation UA of several systems by epoch, each the mean and band over its runs.
+
+    Args:
+        histories: {system: list of histories as in `plot_curves`}. path: the PNG to write, or an open binary file.
+    """
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    ax = figure.subplots()
+    for i, (name, runs) in enumerate(histories.items()):
+        plot_mean_line(ax, runs, "valid_ua", name, i, factor=100)
+    ax.set(ylabel="UA on the validation list, %")
+    ax.legend(ncols=2)
+    save_figure(figure, path)
+
+
+@styled
+def plot_scores(scores, chance, path, title=""):
+    """Draw the UA of systems: a dot for each fold, the pooled score with its interval, the paper's where there is one.
+
+    Args:
+        scores: {system: dict with `folds` (list), `pooled`, `low`, `high` and `paper` (or None)}, all in %.
+        chance: UA of guessing, %. path: the PNG to write, or an open binary file. title: of the axis.
+    """
+    figure = Figure(figsize=(6.4, 1.1 + 0.42 * len(scores)), layout="constrained")
+    ax = figure.subplots()
+    for i, row in enumerate(scores.values()):
+        known = {"label": "fold"} if i == 0 else {}
+        ax.plot(row["folds"], [i] * len(row["folds"]), "o", color=COLOURS[5], markersize=4, alpha=0.8, **known)
+        known = {"label": "pooled, 95 % interval"} if i == 0 else {}
+        error = [[max(0, row["pooled"] - row["low"])], [max(0, row["high"] - row["pooled"])]]
+        ax.errorbar(row["pooled"], i, xerr=error, fmt="s", color=COLOURS[0], markersize=5, capsize=3, **known)
+        if row["paper"] is not None:
+            known = {"label": "paper"} if i == 0 else {}
+            ax.plot(row["paper"], i, "D", color=COLOURS[1], markerfacecolor="none", markersize=6, **known)
+    ax.axvline(chance, color=COLOURS[6], linestyle=DASHES[2], linewidth=1, label="chance")
+    ax.set_yticks(range(len(scores)), list(scores))
+    ax.set_ylim(len(scores) - 0.5, -0.5)
+    ax.set_xlabel(title or "UA, %")
+    figure.legend(loc="outside upper center", ncols=4)
+    save_figure(figure, path)
+
+
+@styled
+def plot_embeddings(panels, names, path):
+    """Draw embeddings in two dimensions, coloured by class.
+
+    Args:
+        panels: list of (title, points (n, 2), labels (n,) int, streams (n,) int); stream 0 is dots, stream 1 crosses.
+        names: the class names. path: the PNG to write, or an open binary file.
+    """
+    columns = len(panels) if len(panels) < 4 else 2
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.4 * columns, 3.1 * rows + 0.3), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, (title, points, labels, streams) in zip(axes, panels, strict=False):
+        for stream, marker in enumerate("ox"):
+            for i in range(len(names)):
+                chosen = (labels == i) & (streams == stream)
+                size = {"s": 18, "linewidths": 0.4 if marker == "o" else 1.1, "alpha": 0.8}
+                edge = {"edgecolors": "white"} if marker == "o" else {}
+                ax.scatter(*points[chosen].T, marker=marker, color=COLOURS[i % len(COLOURS)], **size, **edge)
+        ax.set_title(title)
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.spines[:].set_visible(True)
+        ax.spines[:].set_alpha(0.3)
+    handles = [Line2D([], [], marker="o", linestyle="", color=COLOURS[i % len(COLOURS)]) for i in range(len(names))]
+    figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 6))
+    save_figure(figure, path)
