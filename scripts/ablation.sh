@@ -45,5 +45,4 @@ commands=$(
   done
   report "$save_root" --out "$save_root/report" ${MANIFEST:+--manifest "$MANIFEST"}
 )
-export PYTHONPATH=$repo${PYTHONPATH:+:$PYTHONPATH}
 exec python "$repo/scripts/run_jobs.py" --jobs "${JOBS:-1}" <<<"$commands"

@@ -56,5 +56,4 @@ commands=$(
 )
 if [[ -n ${print:-} ]]; then printf '%s\n' "$commands" && exit; fi
 table=$(printf '%q ' python "$repo/scripts/report.py" "$save_root" --summary)
-export PYTHONPATH=$repo${PYTHONPATH:+:$PYTHONPATH}
 exec python "$repo/scripts/run_jobs.py" --jobs "$jobs" <<<"$commands"$'\n'"$table"
