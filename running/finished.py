@@ -28,7 +28,7 @@ def check_finished(folder, command):
             continue  # --debug has cut them
         if name in now and agrees(args[name], now[name]):
             continue
-        asked = f"with --{name} {' '.join(now[name])}".rstrip() if name in now else f"without --{name}"
+        asked = f"with --{name} {' '.join(now[name] or ['True'])}" if name in now else f"without --{name}"
         raise InputError(
             f"{folder}: finished before {_describe(name, args[name])}, now asked for {asked}; "
             "name another SAVE_ROOT, or remove this folder to train it again"

@@ -154,7 +154,7 @@ def finish(place, args, command=""):
 
 ARGS = {"lr": 1e-4, "epochs": 16, "normalize_audio": True, "modality": "av", "video_root": "data/features"}
 ARGS |= {"train_src": "folds/session1_train.scp", "test_src": None, "labels": ["hap", "sad"], "num_workers": 4}
-ARGS |= {"mixed_precision": "auto", "label_map": {"exc": "hap"}, "encoder_lr": None}
+ARGS |= {"freeze_encoder": False, "mixed_precision": "auto", "label_map": {"exc": "hap"}, "encoder_lr": None}
 
 
 @pytest.mark.parametrize(
@@ -164,6 +164,7 @@ ARGS |= {"mixed_precision": "auto", "label_map": {"exc": "hap"}, "encoder_lr": N
         (["--lr=3e-4"], "--lr 0.0001", "--lr 3e-4"),
         (["--epoch", "17"], "--epochs 16", "--epochs 17"),
         (["--normalize_audio", "no"], "--normalize_audio True", "--normalize_audio no"),
+        (["--freeze_encoder"], "--freeze_encoder False", "--freeze_encoder True"),
         (["--modality", "a"], "--modality av", "--modality a"),
         (["--video_root", "data/others"], "--video_root data/features", "--video_root data/others"),
         (["--labels", "sad", "hap"], "--labels hap sad", "--labels sad hap"),
