@@ -1,63 +1,24 @@
-"""Extraction of CLIP features: the right pixels of the right frames, once each, and restarts that lose nothing."""
+"""Extraction over a corpus: one file an utterance, whatever the batches, processes and restarts; errors that name."""
 
 import json
+import logging
+import os
+import signal
 import subprocess
 import sys
-import threading
+import time
 from collections import Counter
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+import psutil
 import pytest
-import torch
-from PIL import Image
-from transformers import CLIPModel, WavLMConfig, WavLMModel
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from videos import counting_pictures, write_video
 
-from running.errors import InputError
-from scripts import extract_clip
-from scripts.extract_clip import (
-    Clip,
-    ClipEncoder,
-    Finished,
-    Frame,
-    FrameLoader,
-    FramePreparer,
-    VideoReport,
-    cut_clips,
-    load_clip,
-    main,
-    share_videos,
-)
+from scripts.extract_clip import main
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def write_video(path, pictures, rate=30, **options):
-    """Encode (n, height, width, 3) uint8 pictures as DivX in avi, frame k at k / rate seconds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=rate, options={"qmin": "1", "qmax": "2", **options})
-        stream.height, stream.width = pictures[0].shape[:2]
-        stream.pix_fmt, stream.bit_rate, stream.codec_context.codec_tag = "yuv420p", 8_000_000, "DIVX"
-        for number, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts = number
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
-def counting_pictures(count, height=64, width=96):
-    """Plain grey pictures; frame k has the brightness 40 + 4 k."""
-    return [np.full((height, width, 3), 40 + 4 * k, np.uint8) for k in range(count)]
-
-
-def read_numbers(frames):
-    """The frame numbers that the brightness of prepared pictures tells."""
-    return [round((frame.pixels.mean() - 40) / 4) for frame in frames]
 
 
 def write_manifest(path, rows):
@@ -66,16 +27,6 @@ def write_manifest(path, rows):
     lines += [f"{i},{video},neu,s,1,{video},{start},{end},{crop}" for i, video, start, end, crop in rows]
     path.write_text("\n".join(lines) + "\n")
     return str(path)
-
-
-def cut(path, clips, rows=None, **options):
-    """Cut with a preparer of 64 pixels; frames by utterance, and the report."""
-    size = {"height": 64, "width": 64}
-    prepare = FramePreparer(CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size=size), rows)
-    items = list(cut_clips(str(path), clips, prepare, **options))
-    frames = {clip.utt_id: [f for f in items if isinstance(f, Frame) and clip.utt_id in f.utt_ids] for clip in clips}
-    assert isinstance(items[-1], VideoReport)
-    return frames, items
 
 
 @pytest.fixture
@@ -92,104 +43,33 @@ def corpus(tmp_path):
     return write_manifest(tmp_path / "manifest.csv", rows)
 
 
-@pytest.mark.parametrize("shape", [(256, 360), (270, 361), (480, 240), (64, 64), (50, 41)])
-@pytest.mark.parametrize("size", [64, 224])
-def test_preprocessing_is_that_of_the_clip_image_processor(shape, size):
-    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
-    processor = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
-    expected = processor(Image.fromarray(picture), return_tensors="pt")["pixel_values"]
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_each_video_is_opened_once(corpus, tmp_path, tiny_clip, monkeypatch, workers):
+    log, original = tmp_path / "opened", av.open
+    log.touch()
 
-    seen = {}
-
-    class Recorder(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.config = type("Config", (), {"projection_dim": 1})
-
-        def forward(self, pixel_values):
-            seen["pixel_values"] = pixel_values
-            return type("Output", (), {"image_embeds": pixel_values.mean((1, 2, 3))})
-
-    ClipEncoder(Recorder(), processor)(np.stack([FramePreparer(processor)(picture, "full")]))
-    torch.testing.assert_close(seen["pixel_values"], expected.float(), rtol=0, atol=2e-6)
-
-
-def test_features_are_those_of_get_image_features(tiny_clip):
-    picture = np.random.default_rng(0).integers(0, 256, (3, 100, 140, 3)).astype(np.uint8)
-    model, processor = load_clip(tiny_clip)
-    prepare = FramePreparer(processor)
-    ours = ClipEncoder(model, processor)(np.stack([prepare(p, "full") for p in picture]))
-    pixels = processor([Image.fromarray(p) for p in picture], return_tensors="pt")["pixel_values"]
-    with torch.no_grad():
-        expected = CLIPModel.from_pretrained(tiny_clip).eval().get_image_features(pixels).pooler_output
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(("crop", "colour"), [("left", 0), ("right", 2)])
-def test_crop_side_and_rows(tmp_path, crop, colour):
-    """Left half red, right half blue, in rows 112-368; green elsewhere must not be seen."""
-    picture = np.zeros((480, 720, 3), np.uint8)
-    picture[..., 1] = 255
-    picture[112:368] = 0
-    picture[112:368, :360, 0] = 255
-    picture[112:368, 360:, 2] = 255
-    path = write_video(tmp_path / "painted.avi", [picture] * 3)
-    frames, _ = cut(path, [Clip("u", 0.0, 1.0, crop)], rows=(112, 368))
-    inside = frames["u"][1].pixels[:, 4:-4].astype(int)
-    assert inside[..., colour].min() > 200
-    assert np.delete(inside, colour, axis=-1).max() < 60
-
-
-@pytest.mark.parametrize("rate", [30, "30000/1001"])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_an_utterance_gets_exactly_its_frames(tmp_path, rate, threads):
-    path = write_video(tmp_path / "count.avi", counting_pictures(40), rate=Fraction(rate))
-    step = float(1 / Fraction(rate))
-    clips = [
-        Clip("a", 5 * step, 9 * step, "full"),
-        Clip("b", 7.5 * step, 12.1 * step, "left"),
-        Clip("whole", -np.inf, np.inf, "full"),
-        Clip("tail", 38 * step, 99.0, "full"),
-    ]
-    frames, _ = cut(path, clips, threads=threads)
-    assert read_numbers(frames["a"]) == [5, 6, 7, 8]  # the end is not included
-    assert read_numbers(frames["b"]) == [8, 9, 10, 11, 12]
-    assert read_numbers(frames["whole"]) == list(range(40))
-    assert read_numbers(frames["tail"]) == [38, 39]
-
-
-def test_overlapping_utterances_with_one_crop_share_a_frame(tmp_path):
-    path = write_video(tmp_path / "count.avi", counting_pictures(20))
-    _, items = cut(path, [Clip("a", 0.0, 0.4, "left"), Clip("b", 0.2, 0.6, "left"), Clip("c", 0.2, 0.6, "right")])
-    shared = Counter(tuple(item.utt_ids) for item in items if isinstance(item, Frame))
-    assert shared == {("a",): 6, ("a", "b"): 6, ("b",): 6, ("c",): 12}
-
-
-def test_stride_and_limit_count_kept_frames(tmp_path):
-    path = write_video(tmp_path / "count.avi", counting_pictures(30))
-    frames, items = cut(path, [Clip("u", 3 / 30, 1.0, "full")], frame_stride=4, max_frames=3)
-    assert read_numbers(frames["u"]) == [3, 7, 11]
-    assert [item.utt_id for item in items if isinstance(item, Finished)] == ["u"]
-
-
-def test_b_frames_come_in_presentation_order(tmp_path):
-    path = write_video(tmp_path / "b.avi", counting_pictures(20), bf="2")
-    frames, _ = cut(path, [Clip("u", 0.0, 9.0, "full")])
-    assert read_numbers(frames["u"]) == list(range(20))
-
-
-def test_each_video_is_opened_once(corpus, tmp_path, tiny_clip, monkeypatch):
-    opened, original = Counter(), av.open
-
-    def count(path, *args, **kwargs):
-        opened[Path(path).name] += 1
+    def note(path, *args, **kwargs):
+        with log.open("a") as file:  # decoding may be in another process
+            file.write(f"{Path(path).name}\n")
         return original(path, *args, **kwargs)
 
-    monkeypatch.setattr(extract_clip.av, "open", count)
-    main(["--manifest", corpus, "--clip_model", tiny_clip, "--out", str(tmp_path / "f"), "--batch_size", "5"])
-    assert opened == {"0.avi": 1, "1.avi": 1}
-    main(["--manifest", corpus, "--clip_model", tiny_clip, "--out", str(tmp_path / "f")])
-    assert opened == {"0.avi": 1, "1.avi": 1}
+    monkeypatch.setattr("features.decoding.av.open", note)
+    argv = ["--manifest", corpus, "--clip_model", tiny_clip, "--out", str(tmp_path / "f"), "--num_workers", workers]
+    main([*argv, "--batch_size", "5"])
+    assert Counter(log.read_text().split()) == {"0.avi": 1, "1.avi": 1}
+    main(argv)
+    assert Counter(log.read_text().split()) == {"0.avi": 1, "1.avi": 1}
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_worker_processes_change_no_byte(corpus, tmp_path, tiny_clip, workers):
+    argv = ["--manifest", corpus, "--clip_model", tiny_clip, "--batch_size", "1"]
+    main([*argv, "--out", str(tmp_path / "without"), "--num_workers", "0"])
+    main([*argv, "--out", str(tmp_path / "with"), "--num_workers", workers])
+    names = sorted(path.name for path in (tmp_path / "without").iterdir())
+    assert names == ["a.npy", "b.npy", "c.npy", "d.npy", "features.json"]
+    for name in names:
+        assert (tmp_path / "without" / name).read_bytes() == (tmp_path / "with" / name).read_bytes()
 
 
 def test_batches_across_clips_give_the_features_of_single_frames(corpus, tmp_path, tiny_clip):
@@ -254,15 +134,6 @@ def test_two_processes_share_the_work(corpus, tmp_path, tiny_clip):
     assert records[0] == records[1]
 
 
-def test_shares_hold_every_video_once():
-    rng = np.random.default_rng(0)
-    videos = {f"v{k}": [Clip(f"u{k}", 0.0, float(rng.uniform(1, 300)), "full")] for k in range(37)}
-    shares = [share_videos(videos, index, 4) for index in range(4)]
-    assert sorted(path for share in shares for path, _ in share) == sorted(videos)
-    loads = [sum(clips[0].end for _, clips in share) for share in shares]
-    assert max(loads) < 1.1 * min(loads)
-
-
 def test_changed_settings_are_refused(corpus, tmp_path, tiny_clip, capsys):
     argv = ["--manifest", corpus, "--clip_model", tiny_clip, "--out", str(tmp_path / "f")]
     main(argv)
@@ -279,7 +150,8 @@ def test_changed_settings_are_refused(corpus, tmp_path, tiny_clip, capsys):
     assert "a was cut from '0.avi 0.1000 0.3000 left'" in capsys.readouterr().err
 
 
-def test_bad_videos_are_named_and_the_others_kept(corpus, tmp_path, tiny_clip, capsys):
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_bad_videos_are_named_and_the_others_kept(corpus, tmp_path, tiny_clip, capsys, workers):
     (tmp_path / "broken.avi").write_bytes(b"no video")
     with av.open(str(tmp_path / "sound.wav"), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=16000)
@@ -291,9 +163,11 @@ def test_bad_videos_are_named_and_the_others_kept(corpus, tmp_path, tiny_clip, c
         file.write(f"x,x,neu,s,1,{tmp_path / 'broken.avi'},,,\ny,y,neu,s,1,{tmp_path / 'sound.wav'},,,\n")
         file.write(f"z,z,neu,s,1,{tmp_path / 'video' / '1.avi'},50,51,\n")
     with pytest.raises(SystemExit) as stopped:
-        main(["--manifest", corpus, "--clip_model", tiny_clip, "--out", str(tmp_path / "f")])
+        main(["--manifest", corpus, "--clip_model", tiny_clip, "--out", str(tmp_path / "f"), "--num_workers", workers])
     message = capsys.readouterr().err
     assert stopped.value.code == 2
+    assert "Traceback" not in message
+    assert all(line.startswith("error: ") for line in message.splitlines() if ".avi" in line or ".wav" in line)
     assert "broken.avi: cannot be decoded as video" in message
     assert "sound.wav: has no picture stream" in message
     assert "z: no frame between start 50.0000 and end 51.0000" in message
@@ -304,7 +178,8 @@ def test_bad_videos_are_named_and_the_others_kept(corpus, tmp_path, tiny_clip, c
     ("flags", "message"),
     [
         (["--rows", "300:100"], "--rows 300:100: expected"),
-        (["--batch_size", "0"], "--batch_size 0: at least 1"),
+        (["--batch_size", "0"], "--batch_size 0: must be at least 1"),
+        (["--num_workers", "-1"], "--num_workers -1: must be 0 or more"),
         (["--clip_model", "no/such/folder"], "--clip_model no/such/folder: cannot be loaded"),
         (["--manifest", "nowhere.csv"], "nowhere.csv: no such file"),
         (["--rows", "0:100"], "--rows 0:100 but the picture has 64 rows"),
@@ -326,30 +201,43 @@ def test_missing_videos_are_all_named_before_anything_is_loaded(corpus, tmp_path
     assert all(f"{name}.avi: no such video" in message for name in "01")
 
 
-def test_a_checkpoint_that_is_not_clip_is_refused(tmp_path):
-    WavLMModel(
-        WavLMConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, conv_dim=[8] * 7)
-    ).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="of type 'wavlm'"):
-        load_clip(str(tmp_path))
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_packets_that_do_not_decode_are_counted_and_the_rest_kept(corpus, tmp_path, tiny_clip, caplog, workers):
+    path = tmp_path / "video" / "1.avi"
+    content = path.read_bytes()
+    chunks = [i for i in range(len(content)) if content.startswith(b"00dc", i)]
+    start, end = chunks[6] + 8, chunks[7]
+    path.write_bytes(content[:start] + bytes(end - start) + content[end:])
+    with caplog.at_level(logging.WARNING, "foalnet"):
+        main(["--manifest", corpus, "--clip_model", tiny_clip, "--out", str(tmp_path / "f"), "--num_workers", workers])
+    assert f"{path}: 1 packets do not decode and were left out" in caplog.messages
+    assert len(np.load(tmp_path / "f" / "d.npy")) == 11
 
 
-def test_a_failing_worker_stops_the_loader():
-    def fail(path, clips):
-        yield Finished("a")
-        raise RuntimeError("boom")
+def test_ctrl_c_ends_the_workers_without_a_word_of_theirs(tmp_path, tiny_clip):
+    video, rows = write_video(tmp_path / "video.avi", counting_pictures(50) * 40), []
+    for k in range(300):
+        os.link(video, tmp_path / f"{k}.avi")
+        rows.append((f"u{k}", tmp_path / f"{k}.avi", "", "", "full"))
+    argv = ["--manifest", write_manifest(tmp_path / "manifest.csv", rows), "--clip_model", tiny_clip, "--cpu"]
+    argv += ["--out", str(tmp_path / "f"), "--num_workers", "2", "--frame_stride", "1000"]  # nearly all is decoding
+    run = [sys.executable, "-m", "scripts.extract_clip", *argv]
+    process = subprocess.Popen(run, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    workers = []
+    while not workers and process.poll() is None:
+        time.sleep(0.1)
+        workers = psutil.Process(process.pid).children()
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)  # the terminal sends it to every process
+    _, message = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 130)
+    assert message.count("Traceback") <= 1, message
+    assert "_worker_loop" not in message
+    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
 
-    with pytest.raises(RuntimeError, match="boom"):
-        list(FrameLoader([("v", []), ("w", [])], fail, num_workers=2, max_waiting=8))
 
-
-def test_leaving_the_loader_early_ends_its_threads():
-    def endless(path, clips):
-        while True:
-            yield Finished("a")
-
-    before = threading.active_count()
-    items = iter(FrameLoader([("v", []), ("w", [])], endless, num_workers=2, max_waiting=8))
-    next(items)
-    items.close()
-    assert threading.active_count() == before
+def test_the_command_is_found_by_its_path(tmp_path):
+    run = [sys.executable, str(ROOT / "scripts" / "extract_clip.py"), "--manifest", "nowhere.csv", "--out", "f"]
+    result = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "error: nowhere.csv: no such file" in result.stderr

@@ -1,0 +1,163 @@
+"""One video, decoded once from front to back -> the prepared frames of every utterance in it.
+
+An utterance gets the frames whose presentation time lies in [start, end), in order. Times are seconds from the start of
+the container, so that sound and picture agree. A frame wanted by two utterances with the same crop is prepared once.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from running.errors import InputError
+
+
+@dataclass
+class Clip:
+    """One utterance in a video: where it lies, and how many of its frames went by and were kept."""
+
+    utt_id: str
+    start: float  # seconds, -inf for the start of the file
+    end: float  # seconds, inf for the end of the file
+    crop: str
+    seen: int = 0
+    kept: int = 0
+    finished: bool = False
+
+    def __post_init__(self):
+        self.start, self.end = round(self.start, 6), round(self.end, 6)  # as read_frames does
+
+
+@dataclass
+class Frame:
+    """A prepared picture, (size, size, 3) uint8, and the utterances that it belongs to."""
+
+    pixels: np.ndarray
+    utt_ids: list
+
+
+@dataclass
+class Finished:
+    """No further frame of this utterance will come."""
+
+    utt_id: str
+
+
+@dataclass
+class VideoReport:
+    """What is to be said of a video after its last frame."""
+
+    path: str
+    rate: float | None = None  # frames a second
+    last: float | None = None  # seconds of the last frame that was decoded
+    damaged: int = 0  # packets that do not decode
+    problems: list = field(default_factory=list)
+
+
+def read_frames(container, stream):
+    """Decode a video from front to back.
+
+    Args:
+        container: an open av container.
+        stream: its video stream.
+    Yields: (seconds since the start of the container rounded to microseconds, av.VideoFrame). A packet that does not
+        decode gives (None, error) instead, and decoding goes on behind it.
+    """
+    offset = Fraction(container.start_time or 0, av.time_base)
+    step = 1 / stream.average_rate if stream.average_rate else Fraction(0)
+    previous = -step
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError as error:
+            yield None, error
+            continue
+        for frame in frames:
+            exact = previous + step if frame.pts is None else frame.pts * frame.time_base - offset
+            previous = exact
+            yield round(float(exact), 6), frame
+
+
+def cut_clips(path, clips, prepare, frame_stride=1, max_frames=0, threads=1):
+    """Decode one video and give every frame to the clips that hold it.
+
+    Args:
+        path: the video file.
+        clips: the Clips to cut from it; their counters are filled in.
+        prepare: FramePreparer.
+        frame_stride: keep the frames 0, N, 2N, ... of each clip.
+        max_frames: stop a clip after that many kept frames; 0 = all.
+        threads: threads of the decoder.
+    Yields: Frame and, once a clip has all it gets, Finished; at last one VideoReport.
+    """
+    report = VideoReport(path)
+    try:
+        with av.open(path) as container:
+            if not container.streams.video:
+                raise InputError(f"{path}: has no picture stream")
+            stream = container.streams.video[0]
+            stream.thread_type, stream.codec_context.thread_count = "AUTO", threads
+            report.rate = float(stream.average_rate) if stream.average_rate else None
+            _check_rows(path, prepare.rows, stream.height)
+            yield from _give_frames(read_frames(container, stream), clips, prepare, frame_stride, max_frames, report)
+    except (OSError, av.FFmpegError) as error:
+        report.problems.append(f"{path}: cannot be decoded as video: {error}")
+    except InputError as error:
+        report.problems.append(str(error))
+    yield from _finish([clip for clip in clips if not clip.finished])
+    if not report.problems:
+        where = "holds no frame" if report.last is None else f"ends at {report.last:.2f} s"
+        report.problems = [
+            f"{clip.utt_id}: no frame between start {clip.start:.4f} and end {clip.end:.4f}: {path} {where}"
+            for clip in clips
+            if not clip.kept
+        ]
+    yield report
+
+
+def _check_rows(path, rows, height):
+    if rows and rows[1] > height:
+        raise InputError(f"{path}: --rows {rows[0]}:{rows[1]} but the picture has {height} rows")
+
+
+def _give_frames(frames, clips, prepare, frame_stride, max_frames, report):
+    """Yield what the clips get of the decoded frames, until none waits for more."""
+    waiting, active, to_rgb = sorted(clips, key=lambda clip: clip.start, reverse=True), [], VideoReformatter()
+    for seconds, frame in frames:
+        if seconds is None:
+            report.damaged += 1
+            continue
+        report.last = seconds
+        while waiting and waiting[-1].start <= seconds:
+            active.append(waiting.pop())
+        ended = [clip for clip in active if seconds >= clip.end]
+        yield from _prepare_frame(frame, [c for c in active if c not in ended], prepare, frame_stride, to_rgb)
+        ended += [clip for clip in active if max_frames and clip.kept >= max_frames]
+        active = [clip for clip in active if clip not in ended]
+        yield from _finish(ended)
+        if not waiting and not active:
+            return
+
+
+def _prepare_frame(frame, clips, prepare, frame_stride, to_rgb):
+    """Yield one Frame per crop that the clips want of this frame, and count."""
+    wanted = defaultdict(list)
+    for clip in clips:
+        if clip.seen % frame_stride == 0:
+            wanted[clip.crop].append(clip.utt_id)
+            clip.kept += 1
+        clip.seen += 1
+    if wanted:
+        picture = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        for crop, utt_ids in wanted.items():
+            yield Frame(prepare(picture, crop), utt_ids)
+
+
+def _finish(clips):
+    for clip in clips:
+        clip.finished = True
+        if clip.kept:
+            yield Finished(clip.utt_id)
