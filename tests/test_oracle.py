@@ -16,8 +16,8 @@ import torch
 from transformers import WavLMConfig
 from transformers.models.wavlm.modeling_wavlm import WavLMPreTrainedModel
 
+from benchmark.stock import StockFoalNet
 from model import FoalNet, FoalNetConfig, sample_hard_negatives
-from scripts.benchmark import StockFoalNet
 
 ORACLE = json.loads((Path(__file__).parent / "oracle" / "released.json").read_text())
 NOISE = 1e-6  # norm below which a gradient is rounding: a bias of the keys moves no softmax

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
+from benchmark.stock import StockFoalNet
 from scripts import benchmark
-from scripts.benchmark import StockFoalNet
 from tiny import build_model, make_batch
 
 
