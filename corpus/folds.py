@@ -12,7 +12,7 @@ import logging
 import re
 from pathlib import Path
 
-from corpus.iemocap import iemocap_speaker, parse_iemocap_id  # noqa: F401, others read ids by way of the folds
+from corpus.iemocap import iemocap_speaker
 from corpus.manifest import fold_name
 from running.errors import InputError, join_problems
 

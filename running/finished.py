@@ -8,7 +8,7 @@ from pathlib import Path
 
 from running.errors import InputError
 
-FREE = ("resume", "num_workers", "report_to", "save_root")  # flags that leave the mathematics alone
+FREE_ON_RESUME = ("resume", "num_workers", "report_to", "save_root")  # flags that leave the mathematics alone
 
 
 def check_finished(folder, command):
@@ -23,7 +23,7 @@ def check_finished(folder, command):
     args = _read(folder / "args.json")
     then = read_flags(shlex.split(_read(folder / "environment.json").get("command", "")), args)
     now = read_flags(command, args)
-    for name in [name for name in {**now, **then} if name in args and name not in FREE]:
+    for name in [name for name in {**now, **then} if name in args and name not in FREE_ON_RESUME]:
         if name == "epochs" and args.get("debug"):
             continue  # --debug has cut them
         if name in now and agrees(args[name], now[name]):

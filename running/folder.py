@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from running.errors import InputError
+from running.finished import FREE_ON_RESUME
 from running.pictures import plot_confusion, plot_curves
 from running.records import (
     describe_environment,
@@ -30,7 +31,6 @@ from running.records import (
 )
 
 logger = logging.getLogger("foalnet.train")
-FREE_ON_RESUME = ("resume", "num_workers", "report_to", "save_root")  # flags that leave the mathematics alone
 
 
 @dataclass

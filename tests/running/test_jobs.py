@@ -11,7 +11,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from running import finished, folder
 from running.errors import InputError
 from running.jobs import read_jobs, run_jobs
 
@@ -155,7 +154,3 @@ def test_each_place_has_its_share_of_the_cores(place, monkeypatch):
         assert run_jobs(read_jobs(python(program, f"run{places}")), places) == 0
     cores = len(os.sched_getaffinity(0))
     assert Path("threads").read_text().split() == ["all", str(-(-cores // 2))]
-
-
-def test_flags_that_are_free_on_resume_are_free_here():
-    assert finished.FREE == folder.FREE_ON_RESUME
