@@ -401,6 +401,11 @@ class BalancedBatchSampler(Sampler):
         full, rest = divmod(len(self.probabilities), self.global_batch)
         return [self.global_batch] * full + [rest] * (rest >= self.world_size)
 
+    def first_row(self, size):
+        """Where this process's rows begin in a global batch of this size."""
+        rest = size % self.world_size  # as np.array_split shares it out
+        return size // self.world_size * self.rank + min(self.rank, rest)
+
     def __len__(self):
         return len(self.global_sizes)
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedConfig, PreTrainedModel, WavLMConfig, WavLMModel
 from transformers.utils import ModelOutput
 
-from wavlm import encode
+from wavlm import SharedDraws, encode
 
 MODALITIES = ("av", "a", "v")
 POOLINGS = ("mean", "max")
@@ -415,7 +415,9 @@ class FoalNet(PreTrainedModel):
         video_features=None,
         video_mask=None,
         labels=None,
-        generator=None,
+        seed=None,
+        first_row=0,
+        samples=None,
         audio_states=None,
         audio_mask=None,
     ):
@@ -425,14 +427,16 @@ class FoalNet(PreTrainedModel):
             audio_states, audio_mask: (B, Ta, Da) and (B, Ta), WavLM's output, instead of the two above.
             video_features: (B, Tv, Dv) float; video_mask: (B, Tv), 1 where valid, None = all.
             labels: (B,) int64; None predicts: no loss, and only the real pairs are fused.
-            generator: torch.Generator of the hard negative draws, in the same state on every process; None uses the
-                default one.
+            seed: int, the same on every process, of the draws that all share: hard negatives, dropped layers and
+                SpecAugment, which N processes then make as one does; None takes the default generators.
+            first_row: where this process's rows begin in the global batch.
+            samples: list of B int, valid samples, on the host; None reads them off attention_mask.
         Returns: FoalNetOutput.
         """
-        streams = {}
+        streams, draws = {}, None if seed is None else SharedDraws(seed, first_row)
         if "a" in self.config.modality:
             streams["audio"] = (
-                self.encode_audio(input_values, attention_mask)
+                self.encode_audio(input_values, attention_mask, samples, draws)
                 if audio_states is None
                 else (self.dropout(audio_states), audio_mask)
             )
@@ -440,7 +444,7 @@ class FoalNet(PreTrainedModel):
             streams["video"] = self.encode_video(video_features, video_mask)
         output = FoalNetOutput(**{f"{name}_pooled": self.pool(*stream) for name, stream in streams.items()})
         if self.config.modality == "av":
-            self._align_and_fuse(streams["audio"], streams["video"], labels, generator, output)
+            self._align_and_fuse(streams["audio"], streams["video"], labels, seed, output)
         else:
             output.fused = output.audio_pooled if "audio" in streams else output.video_pooled
         output.logits = self.cls_head(self.dropout(output.fused))
@@ -448,11 +452,12 @@ class FoalNet(PreTrainedModel):
             self._add_losses(labels, output)
         return output
 
-    def encode_audio(self, input_values, attention_mask=None):
+    def encode_audio(self, input_values, attention_mask=None, samples=None, draws=None):
         """WavLM's last hidden state after dropout, (B, Ta, Da), padded frames 0, and its mask (B, Ta) bool."""
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_values, dtype=torch.long)
-        states, mask = encode(self.wavlm, input_values, attention_mask, self.encoder_passes)
+        if samples is None:
+            valid = attention_mask is not None
+            samples = attention_mask.long().sum(1).tolist() if valid else [input_values.shape[1]] * len(input_values)
+        states, mask = encode(self.wavlm, input_values, samples, self.encoder_passes, draws)
         return self.dropout(states), mask
 
     def encode_video(self, video_features, video_mask=None):
@@ -462,7 +467,7 @@ class FoalNet(PreTrainedModel):
         features = video_features.to(self.cls_head.weight.dtype)
         return self.dropout(features) * video_mask[..., None].to(features.dtype), video_mask.bool()
 
-    def _align_and_fuse(self, audio, video, labels, generator, output):
+    def _align_and_fuse(self, audio, video, labels, seed, output):
         """The two-stream part: AVEL, negatives, fusion, MEM. audio and video are (states, mask)."""
         output.audio_embeds = F.normalize(self.audio_project(output.audio_pooled).float(), dim=-1)
         output.video_embeds = F.normalize(self.video_project(output.video_pooled).float(), dim=-1)
@@ -475,6 +480,7 @@ class FoalNet(PreTrainedModel):
             output.fused = torch.cat([self.fuse(self.a2v, *audio, *video), self.fuse(self.v2a, *video, *audio)], -1)
             return
         local = slice(batch.first, batch.first + len(labels))
+        generator = None if seed is None else torch.Generator(labels.device).manual_seed(seed)
         noise = [draw_gumbel(len(all_labels), labels.device, generator)[local] for _ in ("audio", "video")]
         negative_video = sample_hard_negatives(output.logits_per_audio, labels, all_labels, noise[0])
         negative_audio = sample_hard_negatives(output.logits_per_video, labels, all_labels, noise[1])

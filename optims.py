@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 SCHEDULERS = ("cosine", "step", "constant", "none")
 
 
-def build_optimizer(model, lr, weight_decay, encoder_lr=None, decay_all=True):
+def build_optimizer(model, lr, weight_decay, encoder_lr=None, decay_all=True, fused=True):
     """AdamW over the trainable parameters.
 
     Args:
@@ -21,6 +21,7 @@ def build_optimizer(model, lr, weight_decay, encoder_lr=None, decay_all=True):
         lr: learning rate of everything but, with `encoder_lr`, WavLM.
         weight_decay: AdamW's.
         encoder_lr: learning rate of `wavlm.*`; None = lr.
+        fused: torch's fused kernel.
         decay_all: False takes biases, norms and other one-dimensional parameters out of the decay.
     Returns: AdamW; WavLM's groups come first.
     """
@@ -32,7 +33,7 @@ def build_optimizer(model, lr, weight_decay, encoder_lr=None, decay_all=True):
         decay = weight_decay if decay_all or parameter.ndim > 1 else 0.0
         groups.setdefault((group_lr, decay), []).append(parameter)
     groups = [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
-    return torch.optim.AdamW(groups, fused=True)
+    return torch.optim.AdamW(groups, fused=fused)
 
 
 def build_scheduler(

@@ -39,7 +39,7 @@ from running.errors import InputError, command
 from running.evaluation import EMBEDDINGS, evaluate, move_inputs
 from running.flags import BOOLEAN, HelpFormatter, require
 from running.folder import Progress, RunFolder
-from running.launch import configure_logging, join_processes, start_cpu_processes
+from running.launch import configure_logging, join_processes, start_processes
 from running.precision import PRECISIONS, choose_precision
 from running.progress import progress_bar
 from running.records import checksum_weights
@@ -193,7 +193,6 @@ class Run:
     scheduler: torch.optim.lr_scheduler.LRScheduler
     train_loader: torch.utils.data.DataLoader
     evaluation_loaders: dict  # {"valid": chooses the epoch, "test": reported, in the strict protocol}
-    generator: torch.Generator  # of the hard negatives, the same draws in every process
     progress: Progress
     folder: RunFolder
 
@@ -323,15 +322,16 @@ def build_run(args):
     )
     if not len(train_loader):
         raise InputError(f"--train_src {args.train_src}: fewer utterances than processes")
-    optimizer = build_optimizer(model, args.lr, args.l2, args.encoder_lr, args.decay_all)
+    fused = accelerator.mixed_precision != "fp16"  # on overflow the fused one does not tell that it skipped a step
+    optimizer = build_optimizer(model, args.lr, args.l2, args.encoder_lr, args.decay_all, fused)
     scheduler = build_scheduler(args.scheduler, optimizer, args.epochs * len(train_loader), args.warmup_ratio)
     model, optimizer = accelerator.prepare(model, optimizer)
-    progress, generator = Progress(), torch.Generator(accelerator.device)
+    progress = Progress()
     accelerator.register_for_checkpointing(scheduler, progress)
     set_seed(args.seed, device_specific=True)  # dropout differs between processes
     folder = RunFolder(args.save_root, accelerator, progress)
     loaders = train_loader, evaluation_loaders
-    return Run(args, accelerator, model, optimizer, scheduler, *loaders, generator, progress, folder)
+    return Run(args, accelerator, model, optimizer, scheduler, *loaders, progress, folder)
 
 
 def cache_encoder(args, model, splits, accelerator, loaders):
@@ -389,9 +389,9 @@ def train_step(run, batch, size, totals):
         totals: Totals of the epoch, added to.
     """
     seed = np.random.SeedSequence([run.args.seed, run.progress.steps]).generate_state(1)[0]
-    run.generator.manual_seed(int(seed))
+    first_row = run.train_loader.batch_sampler.first_row(size)
     inputs = move_inputs(batch, run.accelerator.device)
-    output = run.model(**inputs, generator=run.generator)
+    output = run.model(**inputs, seed=int(seed), first_row=first_row)
     run.accelerator.backward(output.loss)
     if run.args.max_grad_norm:
         run.accelerator.clip_grad_norm_(run.model.parameters(), run.args.max_grad_norm)
@@ -422,12 +422,24 @@ def report(run):
     return result
 
 
+def log_setup(run):
+    """The first line of the log: where, by how many, how precisely and on how many utterances a step trains."""
+    accelerator = run.accelerator
+    device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type
+    each = run.args.batch_size * run.args.gradient_accumulation_steps
+    logger.info(
+        f"Device: {device} | Processes: {accelerator.num_processes} | Precision: {accelerator.mixed_precision} "
+        f"| Global batch: {each * accelerator.num_processes}"
+    )
+
+
 @command
 def main(argv=None):
     """Train, choose the epoch, report. Returns: the content of result.json."""
     args = parse_args(argv)
     run = build_run(args)
     run.folder.open(vars(args), [args.train_src, *evaluation_lists(args).values()])
+    log_setup(run)
     flat = {name: value for name, value in vars(args).items() if isinstance(value, (int, float, str, bool))}
     run.accelerator.init_trackers("foalnet", config=flat)
     try:
@@ -441,5 +453,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    start_cpu_processes(sys.argv)
+    start_processes(sys.argv)
     main()

@@ -7,12 +7,16 @@ on groups of sequences padded to the longest of the group: one group on a GPU, o
 takes the fused kernel with the gated relative position bias as its mask, where transformers 5.23 always computes the
 weights.
 
+The host never waits for the device: lengths and random draws are made on the host, and no copy is waited for.
+
 Source: Chen et al. 2022, "WavLM: Large-Scale Self-Supervised Pre-Training for Full Stack Speech Processing"; the
-modules, names and random draws (layerdrop, SpecAugment) are those of transformers.
+modules, names and random draws (layerdrop, SpecAugment) are those of transformers, but for `SharedDraws`.
 """
 
+import contextlib
 import itertools
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,6 +25,51 @@ from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 from transformers.models.wavlm.modeling_wavlm import _compute_mask_indices
 
+ALIGNMENT = 16  # steps; where the rows of the attention bias start elsewhere, CUDA kernels take a padded copy of it
+
+
+@dataclass(frozen=True)
+class SharedDraws:
+    """Random draws that stay the same however a global batch is shared out over processes: dropped layers, SpecAugment.
+
+    Args:
+        seed: of the step, the same in every process.
+        first_row: where this process's rows begin in the global batch.
+    """
+
+    seed: int
+    first_row: int = 0
+
+    def keep_layers(self, n, probability):
+        """Which of n layers run, list of bool; the first always does, as in transformers."""
+        draws = np.random.default_rng([self.seed, 0]).random(n)
+        return [i == 0 or draw >= probability for i, draw in enumerate(draws)]
+
+    @contextlib.contextmanager
+    def row(self, i):
+        """numpy's global generator, which transformers draws spans from, is that of row i of this process inside."""
+        before = np.random.get_state()
+        np.random.seed(np.random.SeedSequence([self.seed, 1, self.first_row + i]).generate_state(4))
+        try:
+            yield
+        finally:
+            np.random.set_state(before)
+
+
+class _Pack(torch.autograd.Function):
+    """Rows of a tensor by unique indices; backward copies where indexing would sort and accumulate."""
+
+    @staticmethod
+    def forward(ctx, states, index):
+        ctx.save_for_backward(index)
+        ctx.rows = len(states)
+        return states.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (index,) = ctx.saved_tensors
+        return gradient.new_zeros(ctx.rows, *gradient.shape[1:]).index_copy_(0, index, gradient), None
+
 
 class Packing:
     """Where the valid steps of B sequences lie, padded (B, T) and packed (N,).
@@ -28,11 +77,13 @@ class Packing:
     Args:
         lengths: list of B int, all > 0.
         device: of the states.
-        together: one group of all sequences, else one group for each.
+        together: one group of all sequences, padded to a multiple of ALIGNMENT; else one group for each.
     """
 
     def __init__(self, lengths, device, together=True):
         self.lengths, self.steps = lengths, max(lengths)
+        if together:
+            self.steps += -self.steps % ALIGNMENT
         self.groups = [list(range(len(lengths)))] if together else [[i] for i in range(len(lengths))]
         self.mask = torch.arange(self.steps) < torch.tensor(lengths)[:, None]
         self.index = self.mask.flatten().nonzero()[:, 0].to(device, non_blocking=True)  # packed -> padded, flat
@@ -40,7 +91,7 @@ class Packing:
 
     def pack(self, padded):
         """(B, T, ...) -> (N, ...)."""
-        return padded.flatten(0, 1)[self.index]
+        return _Pack.apply(padded.flatten(0, 1), self.index)
 
     def unpack(self, packed):
         """(N, ...) -> (B, T, ...), zero where padded."""
@@ -84,41 +135,44 @@ def dropout(states, p, training):
     return F.dropout(states, p) if states.is_cuda else _Dropout.apply(states.contiguous(), p)
 
 
-def encode(wavlm, input_values, attention_mask, passes=1):
+def encode(wavlm, input_values, samples, passes=1, draws=None):
     """WavLM's last hidden state.
 
     Args:
         wavlm: transformers WavLMModel without adapter.
         input_values: (B, Na) float, waveform at 16 kHz.
-        attention_mask: (B, Na), 1 where valid, valid samples first.
+        samples: list of B int, the valid samples, which come first.
         passes: with gradients, run the batch in this many parts and keep the activations of none: the backward pass
             computes each part again, so that memory holds one part at a time (GradCache, Gao et al. 2021).
+        draws: SharedDraws of layerdrop and SpecAugment; None draws them as transformers does.
     Returns: (B, Ta, D) states, zero where padded, and (B, Ta) bool mask. On the valid frames the states are those of
         `wavlm(input_values, attention_mask)`, dropout masks apart.
     """
-    samples = attention_mask.long().sum(1)
-    lengths = wavlm._get_feat_extract_output_lengths(samples).tolist()
-    spans, channels = draw_masks(wavlm, lengths)
+    lengths = wavlm._get_feat_extract_output_lengths(torch.tensor(samples)).tolist()
+    spans, channels = draw_masks(wavlm, lengths, draws)
+    n, layerdrop = len(wavlm.encoder.layers), wavlm.config.layerdrop if wavlm.training else 0.0
+    layers = draws.keep_layers(n, layerdrop) if draws is not None and layerdrop else None
     size = -(-len(lengths) // passes) if torch.is_grad_enabled() else len(lengths)
-    whole, together, parts = Packing(lengths, input_values.device), input_values.is_cuda, []
+    together, parts = input_values.is_cuda, []
+    whole = Packing(lengths, input_values.device, together)
     for first in range(0, len(lengths), size):
         rows = slice(first, first + size)
         packing = Packing(lengths[rows], input_values.device, together)
-        features = extract_features(wavlm, input_values[rows], samples[rows].tolist(), packing)
+        features = extract_features(wavlm, input_values[rows], samples[rows], packing)
         masks = (None if mask is None else mask[rows] for mask in (spans, channels))
         if size < len(lengths):
-            states = checkpoint(encode_features, wavlm, features, *masks, packing, use_reentrant=False)
+            states = checkpoint(encode_features, wavlm, features, *masks, packing, layers, use_reentrant=False)
         else:
-            states = encode_features(wavlm, features, *masks, packing)
+            states = encode_features(wavlm, features, *masks, packing, layers)
         parts.append(states)
     return whole.unpack(torch.cat(parts)), whole.mask
 
 
-def encode_features(wavlm, features, spans, channels, packing):
+def encode_features(wavlm, features, spans, channels, packing, layers=None):
     """From convolutional features (N, conv_dim) to the last hidden state (N, D)."""
     states = wavlm.feature_projection.projection(wavlm.feature_projection.layer_norm(features))
     states = dropout(states, wavlm.config.feat_proj_dropout, wavlm.training)
-    return run_encoder(wavlm, apply_masks(wavlm, states, spans, channels, packing), packing)
+    return run_encoder(wavlm, apply_masks(wavlm, states, spans, channels, packing), packing, layers)
 
 
 def extract_features(wavlm, input_values, samples, packing):
@@ -129,7 +183,8 @@ def extract_features(wavlm, input_values, samples, packing):
     are those of the padded batch, as in transformers.
     """
     if wavlm.config.feat_extract_norm == "group":
-        return packing.pack(wavlm.feature_extractor(input_values).transpose(1, 2))
+        features = wavlm.feature_extractor(input_values).transpose(1, 2)[:, : packing.steps]
+        return packing.pack(F.pad(features, (0, 0, 0, packing.steps - features.shape[1])))
     hop, parts = math.prod(wavlm.config.conv_stride), []
     for group in packing.groups:
         slots = [-(-samples[i] // hop) for i in group]
@@ -142,20 +197,33 @@ def extract_features(wavlm, input_values, samples, packing):
         if len(group) > 1:
             starts = itertools.accumulate(slots[:-1], initial=0)
             frames = [torch.arange(packing.lengths[i]) + start for i, start in zip(group, starts, strict=True)]
-            features = features[torch.cat(frames).to(features.device)]
+            features = _Pack.apply(features, torch.cat(frames).to(features.device, non_blocking=True))
         parts.append(features)
     return torch.cat(parts)
 
 
-def draw_masks(wavlm, lengths):
+def draw_masks(wavlm, lengths, draws=None):
     """SpecAugment's draws for a batch, those of transformers.
 
     Args:
         lengths: list of B int, valid frames.
+        draws: SharedDraws, which draws each row by itself; None draws the batch at once.
     Returns: (B, T) bool of frames and (B, D) bool of channels to mask; None for what is off.
     """
     config, spans, channels = wavlm.config, None, None
     if not (wavlm.training and config.apply_spec_augment):
+        return spans, channels
+    if draws is not None:
+        rows = []
+        for i, length in enumerate(lengths):
+            with draws.row(i):
+                rows.append(draw_masks(wavlm, [length]))
+        if rows[0][0] is not None:
+            spans = np.zeros((len(lengths), max(lengths)), bool)
+            for target, (row, _) in zip(spans, rows, strict=True):
+                target[: row.shape[1]] = row
+        if rows[0][1] is not None:
+            channels = np.concatenate([row for _, row in rows])
         return spans, channels
     if config.mask_time_prob > 0:
         spans = np.zeros((len(lengths), max(lengths)), bool)  # none where a span is longer than the batch
@@ -180,16 +248,23 @@ def draw_masks(wavlm, lengths):
 def apply_masks(wavlm, states, spans, channels, packing):
     """SpecAugment on packed states (N, D)."""
     if spans is not None:
-        spans = packing.pack(torch.from_numpy(spans[:, : packing.steps]).to(states.device))
+        spans = spans[:, : packing.steps]
+        spans = np.pad(spans, ((0, 0), (0, packing.steps - spans.shape[1])))
+        spans = packing.pack(torch.from_numpy(spans).to(states.device, non_blocking=True))
         states = torch.where(spans[:, None], wavlm.masked_spec_embed.to(states.dtype), states)
     if channels is not None:
-        channels = torch.from_numpy(channels).to(states.device)[:, None].expand(-1, packing.steps, -1)
+        channels = torch.from_numpy(channels).to(states.device, non_blocking=True)
+        channels = channels[:, None].expand(-1, packing.steps, -1)
         states = states.masked_fill(packing.pack(channels), 0)
     return states
 
 
-def run_encoder(wavlm, states, packing):
-    """The transformer, (N, D) -> (N, D), with the norm before (large) or after (base) each block."""
+def run_encoder(wavlm, states, packing, layers=None):
+    """The transformer, (N, D) -> (N, D), with the norm before (large) or after (base) each block.
+
+    Args:
+        layers: list of bool, the layers that run; None draws them as transformers does.
+    """
     encoder, config, training = wavlm.encoder, wavlm.config, wavlm.training
     with parametrize.cached():
         positions = packing.over_time(lambda x, _: encoder.pos_conv_embed(x), states)
@@ -199,7 +274,10 @@ def run_encoder(wavlm, states, packing):
     states = dropout(states, config.hidden_dropout, training)
     bias = encoder.layers[0].attention.compute_bias(packing.steps, packing.steps)  # (H, T, T)
     for i, layer in enumerate(encoder.layers):
-        if training and i > 0 and config.layerdrop > 0 and torch.rand([]) < config.layerdrop:
+        if layers is not None:
+            if not layers[i]:
+                continue
+        elif training and i > 0 and config.layerdrop > 0 and torch.rand([]) < config.layerdrop:
             continue
         if training and encoder.gradient_checkpointing:
             states = checkpoint(run_layer, config, layer, states, bias, packing, use_reentrant=False)

@@ -18,17 +18,18 @@ MAX_LENGTH, MAX_FRAMES = 6.0, 180  # seconds, video frames
 class StockFoalNet(FoalNet):
     """The same modules and mathematics the way the release runs them; also the plain path that tests hold ours to."""
 
-    def encode_audio(self, input_values, attention_mask=None):
+    def encode_audio(self, input_values, attention_mask=None, samples=None, draws=None):
         states = self.wavlm(input_values, attention_mask).last_hidden_state
         mask = self.wavlm._get_feature_vector_attention_mask(states.shape[1], attention_mask)
         return self.dropout(states) * mask[..., None], mask
 
-    def _align_and_fuse(self, audio, video, labels, generator, output):
+    def _align_and_fuse(self, audio, video, labels, seed, output):
         output.audio_embeds = F.normalize(self.audio_project(output.audio_pooled).float(), dim=-1)
         output.video_embeds = F.normalize(self.video_project(output.video_pooled).float(), dim=-1)
         output.fused = torch.cat([self.fuse(self.a2v, *audio, *video), self.fuse(self.v2a, *video, *audio)], -1)
         if labels is None:
             return
+        generator = None if seed is None else torch.Generator(labels.device).manual_seed(seed)
         output.logits_per_audio = output.audio_embeds @ output.video_embeds.T / self.temp
         output.logits_per_video = output.video_embeds @ output.audio_embeds.T / self.temp
         losses = [avel_losses(s, labels, labels).mean() for s in (output.logits_per_audio, output.logits_per_video)]

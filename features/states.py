@@ -54,7 +54,7 @@ def cache_states(root, wavlm, utterances, settings, accelerator, batch_size, num
     ):
         inputs = move_inputs(batch, accelerator.device)
         with accelerator.autocast():
-            states, mask = encode(wavlm, inputs["input_values"], inputs["attention_mask"])
+            states, mask = encode(wavlm, inputs["input_values"], inputs["samples"])
         for utt_id, row, valid in zip(batch["utt_ids"], states.float().cpu(), mask.cpu(), strict=True):
             write_array(root / f"{utt_id}.npy", row[valid].numpy())
     accelerator.wait_for_everyone()

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object
 
+from running.errors import InputError
 from running.metrics import count_confusion, summarize_confusion
 from running.progress import progress_bar
 
 EMBEDDINGS = ("audio_pooled", "video_pooled", "audio_embeds", "video_embeds", "fused")
 MODEL_INPUTS = (
     "input_values",
-    "attention_mask",
     "audio_states",
     "audio_mask",
     "video_features",
@@ -23,8 +23,11 @@ MODEL_INPUTS = (
 
 
 def move_inputs(batch, device):
-    """The entries of a batch that FoalNet.forward takes, on the device."""
-    return {key: batch[key].to(device, non_blocking=True) for key in MODEL_INPUTS if key in batch}
+    """The entries of a batch that FoalNet.forward takes, on the device; the lengths of the sounds stay on the host."""
+    inputs = {key: batch[key].to(device, non_blocking=True) for key in MODEL_INPUTS if key in batch}
+    if "attention_mask" in batch:
+        inputs["samples"] = batch["attention_mask"].sum(1).tolist()
+    return inputs
 
 
 @dataclass
@@ -72,6 +75,7 @@ def evaluate(accelerator, model, loader, keep=("audio_embeds", "video_embeds")):
         loader: of `build_dataloaders`.
         keep: names of EMBEDDINGS to collect.
     Returns: Evaluation.
+    Raises: InputError for logits that are not finite.
     """
     model.eval()
     rows = []
@@ -88,4 +92,11 @@ def evaluate(accelerator, model, loader, keep=("audio_embeds", "video_embeds")):
     utt_ids = [utt_id for row in rows for utt_id in row["utt_ids"]]
     places = np.argsort([order[utt_id] for utt_id in utt_ids])
     arrays = {name: np.concatenate([row[name] for row in rows])[places] for name in rows[0] if name != "utt_ids"}
-    return Evaluation([utt_ids[i] for i in places], arrays.pop("labels"), arrays.pop("logits"), arrays)
+    utt_ids, logits = [utt_ids[i] for i in places], arrays.pop("logits")
+    broken = [utt_id for utt_id, row in zip(utt_ids, logits, strict=True) if not np.isfinite(row).all()]
+    if broken:  # or their argmax would pass for the first class
+        raise InputError(
+            f"{len(broken)} of {len(utt_ids)} utterances have logits that are NaN or infinite, such as {broken[0]}: "
+            "the weights have diverged (a smaller --lr, --max_grad_norm 1) or the inputs hold values that are too large"
+        )
+    return Evaluation(utt_ids, arrays.pop("labels"), logits, arrays)

@@ -19,7 +19,8 @@ class Totals:
         self.pairs = {}  # {name: (2,) float32 tensor, sum and count}
 
     def _add(self, name, total, count):
-        pair = torch.stack([torch.as_tensor(x, device=total.device, dtype=torch.float32) for x in (total, count)])
+        numbers = [x if torch.is_tensor(x) else torch.full((), x, device=total.device) for x in (total, count)]
+        pair = torch.stack([number.float() for number in numbers])
         self.pairs[name] = self.pairs[name] + pair if name in self.pairs else pair
 
     @torch.no_grad()
@@ -67,11 +68,10 @@ def measure_gradients(accelerator, model, loader, seed):
     sampler = copy.copy(loader.batch_sampler)
     sampler.set_epoch(0)
     inputs = move_inputs(loader.collate_fn([loader.dataset[i] for i in next(iter(sampler))]), accelerator.device)
-    generator = torch.Generator(accelerator.device).manual_seed(seed)
     trained, last = [p for p in model.parameters() if p.requires_grad], model.wavlm.encoder.layers[-1]
     model.eval().requires_grad_(False)
     last.requires_grad_(True)  # no graph below it, so little memory
-    output, norms = model(**inputs, generator=generator), {}
+    output, norms = model(**inputs, seed=seed), {}
     for name, weight in (("cls", 1.0), ("avel", model.config.avel_weight), ("mem", model.config.mem_weight)):
         if f"loss_{name}" in output:
             loss = weight * output[f"loss_{name}"]

@@ -61,5 +61,5 @@ def main():
 
 
 if __name__ == "__main__":
-    train.start_cpu_processes(sys.argv)
+    train.start_processes(sys.argv)
     main()

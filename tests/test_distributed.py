@@ -155,3 +155,59 @@ def test_bad_input_of_two_processes_is_one_line(run_of_two):
     assert done.returncode != 0
     assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1
     assert "holds a run already" in done.stderr
+
+
+STEPS = int(os.environ.get("STEPS", "8"))
+LAYERDROP = float(os.environ.get("LAYERDROP", "0.5"))
+
+
+@pytest.fixture(scope="module")
+def rows(corpus, tmp_path_factory):
+    """Losses of some steps of every row of the ablation: one process with 10 utterances a batch, two with 5 each."""
+    spec = {"apply_spec_augment": True, "mask_time_prob": 0.3, "mask_time_length": 3, "num_hidden_layers": 4}
+    wavlm = write_wavlm(tmp_path_factory.mktemp("wavlm"), layerdrop=LAYERDROP, **spec)
+    found = []
+    for processes in (1, 2):
+        out = tmp_path_factory.mktemp(f"rows{processes}")
+        flags = list_flags(corpus, wavlm, 10 // processes, save_root=out / "run", lr=1e-4)
+        launch(processes, TESTS / "rows_worker.py", out, STEPS, *flags)
+        parts = [json.loads((out / f"{rank}.json").read_text()) for rank in range(processes)]
+        assert all(part["processes"] == processes for part in parts)
+        found.append(parts[0]["losses"])
+    return found
+
+
+def test_many_steps_of_every_row_are_those_of_one_process(rows):
+    """Layers dropped and frames masked alike on all processes; else DDP's and our own collectives would cross."""
+    one, two = rows
+    assert set(one) == {"audio", "video", "baseline", "avel", "mem", "both"}
+    for row, steps in one.items():
+        assert len(steps) == len(two[row]) == STEPS
+        for k, losses in enumerate(steps):
+            for name, loss in losses.items():
+                assert two[row][k][name] == pytest.approx(loss, rel=1e-4), (row, k, name)
+
+
+def test_the_collectives_of_a_step_have_one_order_on_every_rank():
+    """For every row of the ablation and pattern of dropped layers, whatever lies in a rank's batch."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{TESTS}"}
+    worker = [sys.executable, str(TESTS / "order_worker.py")]
+    done = subprocess.run(worker, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    orders = json.loads(done.stdout)
+    assert len(orders) == 4 * 4
+    for case, (first, second) in orders.items():
+        assert first == second, case
+        assert sum(name.startswith("bucket") for name in first) > 3, case
+    patterns = {tuple(first) for case, (first, _) in orders.items() if case.startswith("mem ")}
+    assert len(patterns) > 1  # the order does depend on the pattern, so all ranks must draw the same
+
+
+def test_dropped_layers_do_not_depend_on_the_rank():
+    from wavlm import SharedDraws
+
+    draws = [SharedDraws(7, first_row).keep_layers(24, 0.1) for first_row in (0, 16)]
+    assert draws[0] == draws[1]
+    rates = [SharedDraws(seed).keep_layers(24, 0.1).count(False) for seed in range(400)]
+    assert sum(rates) / (400 * 23) == pytest.approx(0.1, abs=0.01)
+    assert all(SharedDraws(seed).keep_layers(24, 0.99)[0] for seed in range(20))

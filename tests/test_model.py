@@ -46,7 +46,7 @@ def spy(monkeypatch):
 
 
 def run(model, batch, seed=0):
-    return model(**batch, generator=torch.Generator().manual_seed(seed))
+    return model(**batch, seed=seed)
 
 
 def collect_gradients(model, loss):

@@ -1,0 +1,58 @@
+"""Many steps of every row of the ablation, losses by step; for test_distributed.
+
+Called as `rows_worker.py OUT STEPS [flags of train.py]`: writes OUT/<rank>.json. Dropout is off; layerdrop and
+SpecAugment are what the checkpoint says. Gradients are reduced in many small buckets, as those of a large model are.
+"""
+
+import functools
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+import train
+from running.watching import Totals
+
+ROWS = {
+    "audio": ["--modality=a"],
+    "video": ["--modality=v"],
+    "baseline": ["--avel_weight=0", "--mem_weight=0"],
+    "avel": ["--mem_weight=0"],
+    "mem": ["--avel_weight=0"],
+    "both": [],
+}
+
+
+def take_steps(steps, flags):
+    """The losses of each of some training steps: list of dicts."""
+    run, losses, epoch = train.build_run(train.parse_args(flags)), [], 0
+    for module in run.plain_model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    run.model.train()
+    while len(losses) < steps:
+        epoch += 1
+        sampler = run.train_loader.batch_sampler
+        sampler.set_epoch(epoch)
+        for batch, size in zip(run.train_loader, sampler.global_sizes, strict=True):
+            totals = Totals()
+            train.train_step(run, batch, size, totals)
+            means = totals.means(run.accelerator)
+            losses.append({name: value for name, value in means.items() if name.startswith("train_loss")})
+    return losses[:steps]
+
+
+def main():
+    out, steps = Path(sys.argv[1]), int(sys.argv[2])
+    buckets = functools.partial(train.DistributedDataParallelKwargs, bucket_cap_mb=0.01)
+    train.DistributedDataParallelKwargs = buckets
+    found = {row: take_steps(steps, [*sys.argv[3:], *flags]) for row, flags in ROWS.items()}
+    state = train.PartialState()
+    (out / f"{state.process_index}.json").write_text(json.dumps({"processes": state.num_processes, "losses": found}))
+    state.destroy_process_group()
+
+
+if __name__ == "__main__":
+    train.start_processes(sys.argv)
+    main()
