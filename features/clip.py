@@ -84,3 +84,26 @@ class ClipEncoder:
         batch = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
         batch = (batch * self.scale + self.shift).to(self.dtype)
         return self.model(pixel_values=batch).image_embeds.float()
+
+
+def choose_dtype(mixed_precision, device):
+    """A key of DTYPES for `auto`: fp16 on a GPU, as CLIP was published, else fp32; other names stay."""
+    return mixed_precision if mixed_precision != "auto" else "fp16" if device.type == "cuda" else "no"
+
+
+def fetch_later(tensor):
+    """Begin to copy a tensor to the host, beside what the device does next.
+
+    Returns: a function that waits for this copy alone and gives the numpy array.
+    """
+    if not tensor.is_cuda:
+        return tensor.numpy
+    host, done = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True), torch.cuda.Event()
+    host.copy_(tensor, non_blocking=True)
+    done.record()
+
+    def fetch():
+        done.synchronize()
+        return host.numpy()
+
+    return fetch

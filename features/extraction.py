@@ -16,7 +16,7 @@ import numpy as np
 from accelerate.utils import gather_object
 
 from corpus.manifest import read_manifest
-from features.clip import DTYPES, ClipEncoder, load_clip
+from features.clip import DTYPES, ClipEncoder, choose_dtype, fetch_later, load_clip
 from features.decoding import Finished, Frame
 from features.loading import build_frame_loader, group_by_video, share_videos
 from features.preparing import FramePreparer
@@ -37,7 +37,7 @@ def extract_features(
     frame_stride=1,
     max_frames=0,
     half=False,
-    mixed_precision="no",
+    mixed_precision="auto",
     batch_size=64,
     num_workers=0,
     cpu=False,
@@ -52,7 +52,7 @@ def extract_features(
         frame_stride: keep every Nth frame of an utterance.
         max_frames: frames kept of an utterance, the first; 0 = all.
         half: float16 on disk instead of float32.
-        mixed_precision: a key of DTYPES, the precision of the network.
+        mixed_precision: a key of DTYPES, the precision of the network, or `auto`, see `choose_dtype`.
         batch_size: frames through the network at a time.
         num_workers: videos decoded at a time by each process of the launch, see `build_frame_loader`.
         cpu: use no GPU.
@@ -63,6 +63,7 @@ def extract_features(
     model, processor = load_clip(clip_model)
     prepare = FramePreparer(processor, rows)
     state = join_processes(cpu, timeout=timedelta(days=7))  # a process may be done long before the others
+    mixed_precision = choose_dtype(mixed_precision, state.device)
     settings = {
         "model": clip_model,
         "weights_crc32": checksum_weights(model),
@@ -169,14 +170,15 @@ def encode_frames(chunks, encoder, writer, batch_size, progress=None):
 
     def write(batch, features):
         if features is not None:
-            writer.add(features.cpu().numpy(), [frame.utt_ids for frame in batch.frames])
+            writer.add(features(), [frame.utt_ids for frame in batch.frames])
         for utt_id in batch.finished:
             writer.finish(utt_id)
         if progress is not None:
             progress(len(batch.frames), len(batch.finished))
 
     for batch in batch_frames(chunks, batch_size):
-        features = encoder(np.stack([frame.pixels for frame in batch.frames])) if batch.frames else None
+        pixels = [frame.pixels for frame in batch.frames]
+        features = fetch_later(encoder(np.stack(pixels))) if pixels else None
         if pending is not None:
             write(*pending)
         pending = batch, features

@@ -23,7 +23,7 @@ from features.extraction import extract_features
 from features.preparing import parse_rows
 from running.errors import command
 from running.flags import HelpFormatter, require
-from running.launch import start_cpu_processes
+from running.launch import start_processes
 
 
 def build_parser():
@@ -43,7 +43,12 @@ def build_parser():
     model.add_argument(
         "--clip_model", default="openai/clip-vit-large-patch14", help="CLIP checkpoint: folder or hub id"
     )
-    model.add_argument("--mixed_precision", choices=list(DTYPES), default="no", help="precision of the network")
+    model.add_argument(
+        "--mixed_precision",
+        choices=["auto", *DTYPES],
+        default="auto",
+        help="precision of the network; auto: fp16 on a GPU, else no",
+    )
     run = parser.add_argument_group("run")
     run.add_argument("--batch_size", type=int, default=64, help="frames through the network at a time")
     run.add_argument(
@@ -63,5 +68,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    start_cpu_processes([__file__, *sys.argv[1:]])
+    start_processes([__file__, *sys.argv[1:]], take_all=True)  # the result is that of one
     main()
