@@ -1,12 +1,14 @@
 """CLIP's vision tower: the embeddings of the whole model, and no other model."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import CLIPModel, WavLMConfig, WavLMModel
 
-from features.clip import ClipEncoder, load_clip
+from features.clip import ClipEncoder, choose_dtype, fetch_later, load_clip
 from features.preparing import FramePreparer
 from running.errors import InputError
 
@@ -28,3 +30,19 @@ def test_a_checkpoint_that_is_not_clip_is_refused(tmp_path):
     ).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="of type 'wavlm'"):
         load_clip(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "taken"),
+    [("auto", "cuda", "fp16"), ("auto", "cpu", "no"), ("no", "cuda", "no"), ("bf16", "cpu", "bf16")],
+)
+def test_auto_is_half_precision_on_a_gpu_alone(asked, device, taken):
+    assert choose_dtype(asked, torch.device(device)) == taken
+
+
+def test_half_precision_moves_embeddings_by_a_thousandth(tiny_clip):
+    model, processor = load_clip(tiny_clip)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
+    full = ClipEncoder(model, processor)(pixels)
+    half = fetch_later(ClipEncoder(copy.deepcopy(model), processor, dtype=torch.float16)(pixels))()
+    assert 0 < np.abs(half - full.numpy()).max() < 5e-3 * full.abs().max().item()
