@@ -40,9 +40,11 @@ def test_auto_is_half_precision_on_a_gpu_alone(asked, device, taken):
     assert choose_dtype(asked, torch.device(device)) == taken
 
 
-def test_half_precision_moves_embeddings_by_a_thousandth(tiny_clip):
+def test_half_precision_moves_embeddings_by_less_than_2_percent(tiny_clip):
     model, processor = load_clip(tiny_clip)
     pixels = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
     full = ClipEncoder(model, processor)(pixels)
     half = fetch_later(ClipEncoder(copy.deepcopy(model), processor, dtype=torch.float16)(pixels))()
-    assert 0 < np.abs(half - full.numpy()).max() < 5e-3 * full.abs().max().item()
+    moved = np.linalg.norm(half - full.numpy(), axis=1) / full.norm(dim=1).numpy()
+    assert (moved > 0).all()
+    assert (moved < 0.02).all()
