@@ -21,7 +21,7 @@ demo: $(VENV)/installed
 	bash scripts/demo.sh $(DEMO)
 
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadgroup $(TESTS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -12,7 +12,6 @@ import torch
 
 from tiny import write_corpus, write_wavlm
 
-pytestmark = pytest.mark.xdist_group("distributed")  # its fixtures are dear: one worker makes them
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 

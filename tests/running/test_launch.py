@@ -46,9 +46,10 @@ def test_the_flags_of_the_launcher_end_where_the_script_begins(words, flags):
 WORKER = """
 import os, sys, torch
 from running import launch
-launch.stay_alone({flags}, has_config={config})
+launch.stay_alone(FLAGS, has_config=CONFIG)
 state = launch.join_processes(cpu=True)
-print("alone" if state.num_processes == 1 else "together", os.environ.get("WORLD_SIZE"), flush=True)
+word = "alone" if state.num_processes == 1 else "together"
+os.write(1, f"{word} {os.environ.get('WORLD_SIZE')}\n".encode())  # whole, though two write
 """
 
 
@@ -64,7 +65,7 @@ print("alone" if state.num_processes == 1 else "together", os.environ.get("WORLD
 )
 def test_one_process_unless_told_otherwise(tmp_path, flags, config, expected):
     worker = tmp_path / "worker.py"
-    worker.write_text(WORKER.format(flags=flags, config=config))
+    worker.write_text(WORKER.replace("FLAGS", repr(flags)).replace("CONFIG", repr(config)))
     torchrun = [sys.executable, "-m", "torch.distributed.run", f"--master_port={find_port()}", "--nproc_per_node=2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*torchrun, worker], env=environment, capture_output=True, text=True, timeout=240, check=True)
