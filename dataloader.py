@@ -7,7 +7,7 @@ Every batch is a dict with the keys
     attention_mask  (B, Na) bool       True where input_values is sound
     video_features  (B, Tv, Dv) float32 zero padded
     video_mask      (B, Tv) bool       True where a row is a video frame
-    audio_states    (B, Ta, Da) float32 instead of input_values where a frozen encoder's states are on disk (states.py)
+    audio_states    (B, Ta, Da) float32 instead of input_values where a frozen encoder's states are on disk (features/states.py)
     audio_mask      (B, Ta) bool       True where a row is an audio frame
     labels          (B,) int64
     utt_ids         list of B str

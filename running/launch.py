@@ -37,10 +37,10 @@ INSTEAD += "--gradient_checkpointing where memory is short"
 
 
 def read_launch_flags():
-    """The flags of the launcher that started this process, {name: value or True}; {} without one."""
+    """The flags of the launcher that started this process, {name: value or True}; None without accelerate's."""
     words = psutil.Process().parent().cmdline()
     starts = [i + 1 for i, word in enumerate(words) if word == "launch" or word.endswith("commands.launch")]
-    return parse_launch_flags(words[starts[0] :]) if starts else {}
+    return parse_launch_flags(words[starts[0] :]) if starts else None
 
 
 def parse_launch_flags(words):
@@ -62,11 +62,11 @@ def stay_alone(flags, has_config):
     """Go on in one process where nobody asked for several; the others end, at once and well.
 
     Args:
-        flags: of the launcher, {} for a launcher that is not accelerate's and was told a number.
+        flags: of the launcher, None for one that is not accelerate's and was told a number.
         has_config: whether accelerate has a configuration file to take a number from.
     """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if not several or not flags or has_config or any(name in flags for name in NUMBERS):
+    if not several or flags is None or has_config or any(name in flags for name in NUMBERS):
         return
     count = os.environ["WORLD_SIZE"]
     if os.environ["LOCAL_RANK"] != "0":
@@ -87,7 +87,7 @@ def start_processes(arguments, take_all=False):
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
     if not on_cpu and not take_all:
         stay_alone(flags, Path(default_config_file).is_file())
-    elif on_cpu and "MASTER_ADDR" in os.environ and "LOCAL_RANK" not in os.environ and "num_processes" in flags:
+    elif on_cpu and "MASTER_ADDR" in os.environ and "LOCAL_RANK" not in os.environ and "num_processes" in (flags or {}):
         machines, port = int(flags.get("num_machines", 1)), os.environ.get("MASTER_PORT", "29500")
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--master_port", port]
         torchrun += ["--nproc_per_node", str(int(flags["num_processes"]) // machines)]

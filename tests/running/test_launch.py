@@ -59,9 +59,10 @@ os.write(1, f"{word} {os.environ.get('WORLD_SIZE')}{chr(10)}".encode())  # whole
         ({"main_process_port": "29600"}, False, ["alone None"]),
         ({"num_processes": "2"}, False, ["together 2"] * 2),
         ({"main_process_port": "29600"}, True, ["together 2"] * 2),
-        ({}, False, ["together 2"] * 2),
+        ({}, False, ["alone None"]),
+        (None, False, ["together 2"] * 2),
     ],
-    ids=["nobody asked", "asked", "a configuration", "another launcher"],
+    ids=["nobody asked", "asked", "a configuration", "no flag at all", "another launcher"],
 )
 def test_one_process_unless_told_otherwise(tmp_path, flags, config, expected):
     worker = tmp_path / "worker.py"
