@@ -21,7 +21,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 from transformers.models.wavlm.modeling_wavlm import _compute_mask_indices
 
@@ -97,6 +96,12 @@ class Packing:
         """(N, ...) -> (B, T, ...), zero where padded."""
         padded = packed.new_zeros(len(self.lengths) * self.steps, *packed.shape[1:])
         return padded.index_copy(0, self.index, packed).unflatten(0, (len(self.lengths), self.steps))
+
+    def space(self, gap):
+        """Where the packed steps lie, sequences end to end with `gap` steps between them, (N,) int64 on the host."""
+        return torch.arange(sum(self.lengths)) + gap * torch.arange(len(self.lengths)).repeat_interleave(
+            torch.tensor(self.lengths)
+        )
 
     def over_time(self, function, *packed):
         """Apply `function` to each group as (b, t, ...) tensors and its padding mask, None where all is valid.
@@ -185,7 +190,7 @@ def extract_features(wavlm, input_values, samples, packing):
     if wavlm.config.feat_extract_norm == "group":
         features = wavlm.feature_extractor(input_values).transpose(1, 2)[:, : packing.steps]
         return packing.pack(F.pad(features, (0, 0, 0, packing.steps - features.shape[1])))
-    hop, parts = math.prod(wavlm.config.conv_stride), []
+    hop, parts, filters = math.prod(wavlm.config.conv_stride), [], unfold_filters(wavlm.feature_extractor, input_values)
     for group in packing.groups:
         slots = [-(-samples[i] // hop) for i in group]
         rows = [
@@ -193,13 +198,35 @@ def extract_features(wavlm, input_values, samples, packing):
             for i, slot in zip(group, slots, strict=True)
         ]
         rows[-1] = input_values[group[-1], : samples[group[-1]]]
-        features = wavlm.feature_extractor(torch.cat(rows)[None])[0].T
+        features = run_convolutions(wavlm.feature_extractor, torch.cat(rows)[:, None], filters)
         if len(group) > 1:
             starts = itertools.accumulate(slots[:-1], initial=0)
             frames = [torch.arange(packing.lengths[i]) + start for i, start in zip(group, starts, strict=True)]
             features = _Pack.apply(features, torch.cat(frames).to(features.device, non_blocking=True))
         parts.append(features)
     return torch.cat(parts)
+
+
+def unfold_filters(extractor, like):
+    """The filters of each convolution as a matrix (channels, kernel * channels before), in the products' precision."""
+    kind = like.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else like.dtype
+    return [layer.conv.weight.permute(0, 2, 1).flatten(1).to(dtype) for layer in extractor.conv_layers]
+
+
+def run_convolutions(extractor, states, filters):
+    """The convolutional features with layer norm, (n samples, 1) -> (frames, conv_dim).
+
+    Each convolution is one matrix product over overlapping windows, and the channels stay last from the first to the
+    last: transformers turns them before and after every norm, which took longer than the convolutions.
+    """
+    for layer, weights in zip(extractor.conv_layers, filters, strict=True):
+        channels, (kernel,), (stride,) = states.shape[1], layer.conv.kernel_size, layer.conv.stride
+        frames = (len(states) - kernel) // stride + 1
+        states = states.to(weights.dtype).contiguous()
+        windows = states.as_strided((frames, kernel * channels), (stride * channels, 1))
+        states = layer.activation(layer.layer_norm(F.linear(windows, weights, layer.conv.bias)))
+    return states
 
 
 def draw_masks(wavlm, lengths, draws=None):
@@ -266,8 +293,7 @@ def run_encoder(wavlm, states, packing, layers=None):
         layers: list of bool, the layers that run; None draws them as transformers does.
     """
     encoder, config, training = wavlm.encoder, wavlm.config, wavlm.training
-    with parametrize.cached():
-        positions = packing.over_time(lambda x, _: encoder.pos_conv_embed(x), states)
+    positions = embed_positions(encoder.pos_conv_embed, states, packing)
     states = states + positions
     if not config.do_stable_layer_norm:
         states = encoder.layer_norm(states)
@@ -284,6 +310,15 @@ def run_encoder(wavlm, states, packing, layers=None):
         else:
             states = run_layer(config, layer, states, bias, packing)
     return encoder.layer_norm(states) if config.do_stable_layer_norm else states
+
+
+def embed_positions(embedding, states, packing):
+    """The positional convolution, (N, D) -> (N, D): all sequences in one, with gaps that no filter reaches across."""
+    gap = embedding.conv.kernel_size[0] // 2
+    rows = packing.space(gap).to(states.device, non_blocking=True)
+    spaced = states.new_zeros(len(states) + gap * (len(packing.lengths) - 1), states.shape[1])
+    spaced = spaced.index_copy(0, rows, states)
+    return _Pack.apply(embedding(spaced[None])[0], rows)
 
 
 def run_layer(config, layer, states, bias, packing):
