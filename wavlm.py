@@ -1,11 +1,10 @@
 """WavLM's forward pass on valid steps only: the same modules and mathematics as transformers' WavLMModel, less work.
 
 Utterances differ in length (IEMOCAP: median 3.6 s, cut at 6 s), so a padded batch is up to a third padding. Here
-everything that treats each step by itself (convolutional features, projections, norms, feed-forward) runs on the valid
-steps of all utterances laid end to end, "packed" (N, D); what looks along time (positional convolution, attention) runs
-on groups of sequences padded to the longest of the group: one group on a GPU, one sequence a group on a CPU. Attention
-takes the fused kernel with the gated relative position bias as its mask, where transformers 5.23 always computes the
-weights.
+everything but attention runs on the valid steps of all utterances laid end to end, "packed" (N, D), the positional
+convolution with gaps between them. Attention runs sequence by sequence on a CPU; on a GPU all sequences are padded to
+the longest and the fused kernel takes the gated relative position bias as its mask, where transformers 5.23 always
+computes the weights. That bias is made again in the backward pass.
 
 The host never waits for the device: lengths and random draws are made on the host, and no copy is waited for.
 
@@ -76,14 +75,13 @@ class Packing:
     Args:
         lengths: list of B int, all > 0.
         device: of the states.
-        together: one group of all sequences, padded to a multiple of ALIGNMENT; else one group for each.
+        together: attention takes all sequences at once, padded to a multiple of ALIGNMENT; else one by one.
     """
 
     def __init__(self, lengths, device, together=True):
-        self.lengths, self.steps = lengths, max(lengths)
+        self.lengths, self.steps, self.together = lengths, max(lengths), together
         if together:
             self.steps += -self.steps % ALIGNMENT
-        self.groups = [list(range(len(lengths)))] if together else [[i] for i in range(len(lengths))]
         self.mask = torch.arange(self.steps) < torch.tensor(lengths)[:, None]
         self.index = self.mask.flatten().nonzero()[:, 0].to(device, non_blocking=True)  # packed -> padded, flat
         self.mask = self.mask.to(device, non_blocking=True)
@@ -103,38 +101,42 @@ class Packing:
             torch.tensor(self.lengths)
         )
 
-    def over_time(self, function, *packed):
-        """Apply `function` to each group as (b, t, ...) tensors and its padding mask, None where all is valid.
 
-        Args:
-            function: f(*padded, mask) -> (b, t, D).
-            packed: (N, ...) tensors.
-        Returns: (N, D).
-        """
-        if len(self.groups) == 1 and len(self.lengths) > 1:
-            return self.pack(function(*(self.unpack(x) for x in packed), self.mask))
-        parts = zip(*(x.split(self.lengths) for x in packed), strict=True)
-        return torch.cat([function(*(x[None] for x in part), None)[0] for part in parts])
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
+
+
+def draw_kept(shape, p):
+    """A dropout mask on a CPU, several times as fast as torch's: four elements share 64 bits, nothing is compared.
+
+    Returns: int16 of this shape, all bits set where an element stays and none where it goes, and the factor of what
+        stays; p is rounded to 1/32768.
+    """
+    dropped, n = round(p * 32768), math.prod(shape)
+    bits = torch.empty((n + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:n]
+    gone = bits.bitwise_right_shift_(1).sub_(dropped - 16384).bitwise_right_shift_(15)  # -1 for `dropped` of 32768
+    return gone.bitwise_not_().view(shape), 32768 / (32768 - dropped)
+
+
+def keep(states, kept):
+    """The states where `kept` (of `draw_kept`) has its bits set, else 0."""
+    return states.view(INTEGERS[states.element_size()]).bitwise_and(kept).view(states.dtype)
 
 
 class _Dropout(torch.autograd.Function):
-    """Dropout on a CPU from 16 random bits an element: four draws from each 64-bit number, four times as fast."""
+    """Dropout on a CPU."""
 
     @staticmethod
     def forward(ctx, states, p):
-        dropped = round(p * 65536)
-        bits = torch.empty((states.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        ctx.keep = (bits.view(torch.int16)[: states.numel()] >= dropped - 32768).view(states.shape)
-        ctx.scale = 65536 / (65536 - dropped)
-        return (states * ctx.keep).mul_(ctx.scale)
+        ctx.kept, ctx.scale = draw_kept(states.shape, p)
+        return keep(states * ctx.scale, ctx.kept)
 
     @staticmethod
     def backward(ctx, gradient):
-        return (gradient * ctx.keep).mul_(ctx.scale), None
+        return keep(gradient * ctx.scale, ctx.kept), None
 
 
 def dropout(states, p, training):
-    """nn.Dropout's function; p is rounded to 1/65536 on a CPU."""
+    """nn.Dropout's function; p is rounded to 1/32768 on a CPU."""
     if not training or p == 0:
         return states
     return F.dropout(states, p) if states.is_cuda else _Dropout.apply(states.contiguous(), p)
@@ -191,7 +193,8 @@ def extract_features(wavlm, input_values, samples, packing):
         features = wavlm.feature_extractor(input_values).transpose(1, 2)[:, : packing.steps]
         return packing.pack(F.pad(features, (0, 0, 0, packing.steps - features.shape[1])))
     hop, parts, filters = math.prod(wavlm.config.conv_stride), [], unfold_filters(wavlm.feature_extractor, input_values)
-    for group in packing.groups:
+    rows = range(len(samples))
+    for group in [rows] if packing.together else ([i] for i in rows):
         slots = [-(-samples[i] // hop) for i in group]
         rows = [
             F.pad(input_values[i, : samples[i]], (0, slot * hop - samples[i]))
@@ -348,19 +351,76 @@ def attend(config, attention, states, bias, packing):
     projected = attention.gru_rel_pos_linear(states.unflatten(-1, (heads, -1)))  # (N, H, 8)
     gate_a, gate_b = torch.sigmoid(projected.unflatten(-1, (2, 4)).sum(-1)).unbind(-1)
     gate = gate_a * (gate_b * attention.gru_rel_pos_const.view(-1) - 1.0) + 2.0  # (N, H)
-
-    def over_time(q, k, v, gate, mask):
-        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (b, H, t, D / H)
-        t = q.shape[2]
-        gated = gate.transpose(1, 2)[..., None] * bias[:, :t, :t]  # (b, H, t, t)
-        if mask is not None:
-            gated = gated.masked_fill(~mask[:, None, None, :], -torch.inf)
-        if q.is_cuda or not p:
-            attended = F.scaled_dot_product_attention(q, k, v, gated.to(q.dtype), dropout_p=p)
-        else:  # on a CPU the fused kernel draws its dropout slowly
-            weights = (q @ k.transpose(-1, -2)).mul(attention.scaling).add(gated).softmax(-1, dtype=torch.float32)
-            attended = dropout(weights, p, True).to(v.dtype) @ v
-        return attended.transpose(1, 2).flatten(2)
-
     q, k, v = attention.q_proj(states), attention.k_proj(states), attention.v_proj(states)
-    return attention.out_proj(packing.over_time(over_time, q, k, v, gate))
+    if not packing.together:
+        attended = _AttentionOneByOne.apply(q * attention.scaling, k, v, gate, bias, packing.lengths, p)
+    elif torch.is_grad_enabled():
+        attended = checkpoint(attend_together, q, k, v, gate, bias, packing, p, use_reentrant=False)
+    else:
+        attended = attend_together(q, k, v, gate, bias, packing, p)
+    return attention.out_proj(attended)
+
+
+def attend_together(q, k, v, gate, bias, packing, p):
+    """Attention of all sequences at once by a fused kernel, (N, D) each and gate (N, H) -> (N, D).
+
+    The gated bias, (B, H, T, T), is the largest thing of a layer: the backward pass makes it again.
+    """
+    q, k, v = (packing.unpack(x).unflatten(-1, (gate.shape[1], -1)).transpose(1, 2) for x in (q, k, v))  # (B, H, T, d)
+    gated = packing.unpack(gate).transpose(1, 2)[..., None] * bias  # (B, H, T, T)
+    gated = gated.masked_fill(~packing.mask[:, None, None, :], -torch.inf).to(q.dtype)
+    attended = F.scaled_dot_product_attention(q, k, v, gated, dropout_p=p)
+    return packing.pack(attended.transpose(1, 2).flatten(2))
+
+
+class _AttentionOneByOne(torch.autograd.Function):
+    """Attention of packed sequences on a CPU, one after the other, with its gradients written out.
+
+    Fewer passes over (H, t, t) than autograd takes, and the gradient of the bias, which all sequences share, is summed
+    in place. Softmax and bias are in float32, the products in the precision of q; with bf16 the weights are kept in it.
+
+    Args:
+        q: (N, D), scaled; k, v: (N, D); gate: (N, H); bias: (H, T, T); lengths: list of B int; p: dropout.
+    Returns: (N, D).
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v, gate, bias, lengths, p):
+        ctx.rows = [slice(end - t, end) for t, end in zip(lengths, itertools.accumulate(lengths), strict=True)]
+        parts, saved, ctx.scale = [], [], 1.0
+        for rows, t in zip(ctx.rows, lengths, strict=True):
+            qi, ki, vi = (_split_heads(x[rows], gate.shape[1]) for x in (q, k, v))  # (H, t, d)
+            scores = gate[rows].to(bias.dtype).T[..., None] * bias[:, :t, :t]  # (H, t, t)
+            weights = torch.softmax(scores.add_(qi @ ki.transpose(1, 2)), -1).to(q.dtype)
+            mask = None
+            if p:
+                mask, ctx.scale = draw_kept(weights.shape, p)
+            saved += [weights, mask]
+            weights = weights if mask is None else keep(weights, mask)
+            parts.append((weights @ vi).transpose(0, 1).flatten(1))
+        ctx.save_for_backward(q, k, v, gate, bias, *saved)
+        return torch.cat(parts) * ctx.scale
+
+    @staticmethod
+    def backward(ctx, gradient):
+        q, k, v, gate, bias, *saved = ctx.saved_tensors
+        gradient = (gradient * ctx.scale).to(q.dtype)
+        d_q, d_k, d_v, d_gate, d_bias = (torch.zeros_like(x) for x in (q, k, v, gate, bias))
+        for rows, weights, mask in zip(ctx.rows, saved[::2], saved[1::2], strict=True):
+            qi, ki, vi, gi = (_split_heads(x[rows], gate.shape[1]) for x in (q, k, v, gradient))
+            t, used, d_weights = len(q[rows]), weights, gi @ vi.transpose(1, 2)  # (H, t, t)
+            if mask is not None:
+                used, d_weights = keep(weights, mask), keep(d_weights, mask)
+            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+            d_q[rows] = (d_scores @ ki).transpose(0, 1).flatten(1)
+            d_k[rows] = (d_scores.transpose(1, 2) @ qi).transpose(0, 1).flatten(1)
+            d_v[rows] = (used.transpose(1, 2) @ gi).transpose(0, 1).flatten(1)
+            d_scores = d_scores.to(bias.dtype)
+            d_gate[rows] = (d_scores * bias[:, :t, :t]).sum(-1).T.to(gate.dtype)
+            d_bias[:, :t, :t].addcmul_(d_scores, gate[rows].to(bias.dtype).T[..., None])
+        return d_q, d_k, d_v, d_gate, d_bias, None, None
+
+
+def _split_heads(states, heads):
+    """(t, D) -> (H, t, D / H)."""
+    return states.unflatten(1, (heads, -1)).transpose(0, 1)

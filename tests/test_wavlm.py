@@ -114,6 +114,37 @@ def test_gradient_checkpointing_changes_nothing_even_with_dropout():
     assert len(calls) == WIDTH["num_hidden_layers"]
 
 
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_attention_one_by_one_is_softmax_attention_and_has_its_gradients(p):
+    """Forward against torch's own kernel, sequence by sequence; gradients against finite differences in float64."""
+    torch.manual_seed(0)
+    lengths, heads, width = [3, 5, 1], 2, 6
+    q, k, v = (torch.randn(9, width, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    gate = torch.rand(9, heads, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(heads, 7, 7, dtype=torch.float64, requires_grad=True)
+
+    def attend(*tensors):
+        torch.manual_seed(1)
+        return fast._AttentionOneByOne.apply(*tensors, lengths, p)
+
+    assert torch.autograd.gradcheck(attend, (q, k, v, gate, bias))
+    if p == 0:
+        parts = zip(*(x.split(lengths) for x in (attend(q, k, v, gate, bias), q, k, v, gate)), strict=True)
+        for found, *streams, g in parts:
+            t, heads_first = len(g), [x.unflatten(1, (heads, -1)).transpose(0, 1)[None] for x in streams]
+            mask = g.T[None, ..., None] * bias[None, :, :t, :t]
+            expected = torch.nn.functional.scaled_dot_product_attention(*heads_first, mask, scale=1.0)
+            torch.testing.assert_close(found, expected[0].transpose(0, 1).flatten(1))
+
+
+def test_the_positions_of_a_sequence_do_not_depend_on_its_neighbours():
+    model = make_wavlm(**LARGE).eval()
+    states = torch.randn(40, 32)
+    alone = fast.embed_positions(model.encoder.pos_conv_embed, states[17:], fast.Packing([23], states.device))
+    packed = fast.embed_positions(model.encoder.pos_conv_embed, states, fast.Packing([17, 23], states.device))
+    torch.testing.assert_close(packed[17:], alone, rtol=1e-5, atol=1e-6)
+
+
 def test_dropout_keeps_the_share_the_mean_and_the_gradient():
     torch.manual_seed(0)
     states = torch.ones(1000, 999, requires_grad=True)
