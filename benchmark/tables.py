@@ -6,6 +6,7 @@ import torch
 from matplotlib.figure import Figure
 
 from running.pictures import COLOURS, save_figure, styled
+from running.records import describe_environment, write_json
 
 
 def describe_arms(case, arms, ceilings):
@@ -36,6 +37,12 @@ def format_table(table, ceilings, device):
     rates = ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in ceilings.items() if name != "bytes")
     copies = f"copy {ceilings['bytes'] / 1e9:.1f} GB/s"
     return f"{text}\nceilings: {rates}, {copies}; {torch.get_num_threads()} threads, {device}"
+
+
+def write_record(path, rows, ceilings, flags):
+    """Everything that a reader elsewhere needs: rows, ceilings, flags, and what machine and versions they are of."""
+    content = {"flags": flags, "environment": describe_environment([]), "ceilings": ceilings, "rows": rows}
+    write_json(path, content)
 
 
 @styled

@@ -6,7 +6,8 @@ The arms run in turn, A B A B ..., and only ratios of their medians are claims. 
 written with the same modules: transformers' WavLM as it is, everything padded to 6 s and 180 frames, real pairs fused
 twice, negatives drawn row by row, evaluation with all the losses, fp32 on a CPU and fp16 on a GPU. `ours` is what
 train.py runs. Each arm also shows its share of the machine's own ceiling: the rate of a large matrix product of its
-precision, timed in the same run.
+precision, timed in the same run. benchmark.json holds all of it with the machine and the versions, to be sent back
+from a machine that we do not have.
 """
 
 import argparse
@@ -20,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started by its p
 
 from benchmark.file_workloads import CLIP_SIZES
 from benchmark.model_workloads import SIZES, parse_lengths
-from benchmark.tables import format_table, plot_costs
+from benchmark.tables import format_table, plot_costs, write_record
 from benchmark.timing import measure_ceilings
 from benchmark.workloads import WORKLOADS, run_workload
 from running.errors import command
@@ -47,7 +48,7 @@ def build_parser():
     parser.add_argument("--rounds", type=int, default=3, help="counted runs of each arm")
     parser.add_argument("--profile", action="store_true", help="print the operations of train, options and eval")
     parser.add_argument("--seed", type=int, default=1234, help="seed of durations, weights and pictures")
-    parser.add_argument("--out", default="runs/benchmark", help="folder for benchmark.csv, .txt and .png")
+    parser.add_argument("--out", default="runs/benchmark", help="folder for benchmark.csv, .txt, .png and .json")
     return parser
 
 
@@ -63,6 +64,7 @@ def main(argv=None):
         rows += run_workload(workload, args, ceilings, device)
         table = pd.DataFrame(rows)
         table.to_csv(out / "benchmark.csv", index=False)  # what is measured stays, whatever comes
+    write_record(out / "benchmark.json", rows, ceilings, vars(args))
     text = format_table(table, ceilings, device)
     (out / "benchmark.txt").write_text(text + "\n", encoding="utf-8")
     print(text)

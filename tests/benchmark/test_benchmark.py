@@ -1,5 +1,7 @@
 """The benchmark's stock model is the plain path: ours computes the same, and every workload runs."""
 
+import json
+
 import pandas as pd
 import pytest
 import torch
@@ -46,6 +48,11 @@ def test_every_workload_leaves_its_rows(tmp_path, capsys):
     saved = pd.read_csv(tmp_path / "benchmark.csv")
     assert list(saved["arm"]) == list(table["arm"])
     assert (tmp_path / "benchmark.png").stat().st_size > 0
+    record = json.loads((tmp_path / "benchmark.json").read_text())
+    assert [row["arm"] for row in record["rows"]] == list(table["arm"])
+    assert record["environment"]["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert record["flags"]["size"] == "tiny"
+    assert record["ceilings"]["bytes"] > 0
     out = capsys.readouterr().out
     assert "ceilings" in out
     assert " %  aten::mm" in out
