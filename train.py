@@ -4,13 +4,15 @@
         --video_root=data/features --audio_model=microsoft/wavlm-large --save_root=runs/session1
 
 Only --valid_src or only --test_src: the paper's protocol, the best epoch is chosen on the list that is reported.
-Both: the strict protocol, chosen on --valid_src, reported on --test_src. After an interruption the same command with
---resume goes on after the last whole epoch. `--help` shows every flag; README.md says what --save_root holds.
+Both: the strict protocol, chosen on --valid_src, reported on --test_src. After an interruption (Ctrl-C, SIGTERM, power)
+the same command with --resume goes on from the last step that was saved. `--help` shows every flag; README.md says what
+--save_root holds. Exit codes: 0 done, 2 bad input, 3 diverged, 128 + n stopped by signal n.
 """
 
 import argparse
 import itertools
 import logging
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -37,13 +39,15 @@ from model import INITIAL_TEMPERATURE, MODALITIES, POOLINGS, FoalNet, FoalNetCon
 from optims import SCHEDULERS, build_optimizer, build_scheduler
 from running.errors import InputError, command
 from running.evaluation import EMBEDDINGS, evaluate, move_inputs
-from running.flags import BOOLEAN, HelpFormatter, require
-from running.folder import Progress, RunFolder
+from running.flags import BOOLEAN, HelpFormatter, parse_interval, require
+from running.folder import RunFolder
 from running.launch import configure_logging, join_processes, start_processes
 from running.precision import PRECISIONS, choose_precision
 from running.progress import progress_bar
-from running.records import checksum_weights
-from running.watching import Totals, measure_gradients
+from running.records import checksum_weights, describe_files
+from running.stopping import Stopped, collect_stops
+from running.training_state import TrainingState
+from running.watching import BadSteps, Totals, measure_gradients, skip_bad_step
 
 logger = logging.getLogger("foalnet.train")
 DEBUG_UTTERANCES = 32
@@ -140,7 +144,17 @@ def build_parser():
         help="precision of matrix products; auto: what accelerate launch says, else the fastest safe one",
     )
     run.add_argument("--fp16", **BOOLEAN, help="the release's name for --mixed_precision fp16")
-    run.add_argument("--resume", **BOOLEAN, help="go on after the last whole epoch in --save_root")
+    run.add_argument("--resume", **BOOLEAN, help="go on from the last state in --save_root")
+    run.add_argument(
+        "--save_every",
+        type=parse_interval,
+        default="5min",
+        help="minutes (10min) or optimizer steps (200steps) between two saves inside an epoch",
+    )
+    run.add_argument(
+        "--max_bad_steps", type=int, default=10, help="steps in a row without a finite gradient that end it"
+    )
+    run.add_argument("--accept_changes", **BOOLEAN, help="resume although sounds or features were written again")
     run.add_argument("--report_to", default="none", choices=("none", "tensorboard", "wandb"), help="live tracker")
     run.add_argument("--debug", **BOOLEAN, help="quick pass: 2 epochs on 32 utterances of each list")
     return parser
@@ -151,10 +165,13 @@ def parse_args(argv=None):
     args = build_parser().parse_args(argv)
     if not args.valid_src and not args.test_src:
         raise InputError("--valid_src, --test_src: give one (paper protocol) or both (strict protocol)")
-    positive = "max_length max_frames batch_size epochs gradient_accumulation_steps lr temperature"
+    if not args.save_root:
+        raise InputError("--save_root '': must name a folder")
+    positive = "max_length max_frames batch_size epochs gradient_accumulation_steps lr temperature max_bad_steps"
     require(args, positive, "be a finite number greater than 0", lambda value: 0 < value < float("inf"))
     positive_or_zero = "encoder_lr avel_weight mem_weight l2 max_grad_norm num_workers seed"
     require(args, positive_or_zero, "not be negative", lambda value: 0 <= value < float("inf"))
+    require(args, "seed", "be less than 2^32", lambda value: value < 2**32)
     require(args, "dropout warmup_ratio", "be at least 0 and less than 1", lambda value: 0 <= value < 1)
     if args.max_length * SAMPLE_RATE < MIN_SAMPLES:
         raise InputError(f"--max_length {args.max_length}: WavLM needs at least {MIN_SAMPLES / SAMPLE_RATE} seconds")
@@ -193,13 +210,18 @@ class Run:
     scheduler: torch.optim.lr_scheduler.LRScheduler
     train_loader: torch.utils.data.DataLoader
     evaluation_loaders: dict  # {"valid": chooses the epoch, "test": reported, in the strict protocol}
-    progress: Progress
+    state: TrainingState  # what is saved of the above, and the progress
     folder: RunFolder
+    data: dict  # {path: [bytes, time]} of all sounds and features
+
+    @property
+    def progress(self):
+        return self.state.progress
 
     @property
     def plain_model(self):
         """The FoalNet itself, not wrapped for distributed training."""
-        return self.accelerator.unwrap_model(self.model)
+        return self.state.model
 
     @property
     def protocol(self):
@@ -251,8 +273,8 @@ def refuse_overlap(lists, splits):
                 )
 
 
-def build_model(args, video_dim):
-    """A FoalNet on pretrained WavLM weights (video only: no WavLM)."""
+def model_config(args, video_dim):
+    """The fields of FoalNetConfig that the flags decide, without WavLM's; video_dim None: its default."""
     config = {
         "labels": args.labels,
         "modality": args.modality,
@@ -264,8 +286,12 @@ def build_model(args, video_dim):
         "normalize_audio": args.normalize_audio,
         "freeze_encoder": args.freeze_encoder,
     }
-    if video_dim is not None:
-        config["video_dim"] = video_dim
+    return config if video_dim is None else {**config, "video_dim": video_dim}
+
+
+def build_model(args, video_dim):
+    """A FoalNet on pretrained WavLM weights (video only: no WavLM)."""
+    config = model_config(args, video_dim)
     try:
         if args.modality == "v":
             return FoalNet(FoalNetConfig(**config))
@@ -299,6 +325,7 @@ def build_run(args):
     state = join_processes()
     configure_logging(state)
     splits, video_dim = load_lists(args, state.is_local_main_process)
+    data = describe_files([utterance for split in splits.values() for utterance in split], args.modality)
     set_seed(args.seed)
     model = build_model(args, video_dim)
     model.encoder_passes = args.gradient_accumulation_steps
@@ -322,16 +349,16 @@ def build_run(args):
     )
     if not len(train_loader):
         raise InputError(f"--train_src {args.train_src}: fewer utterances than processes")
-    fused = accelerator.mixed_precision != "fp16"  # on overflow the fused one does not tell that it skipped a step
+    fused = accelerator.mixed_precision != "fp16"  # the loss scaler skips a step by itself, and tells of it
     optimizer = build_optimizer(model, args.lr, args.l2, args.encoder_lr, args.decay_all, fused)
     scheduler = build_scheduler(args.scheduler, optimizer, args.epochs * len(train_loader), args.warmup_ratio)
+    plain_model = model
     model, optimizer = accelerator.prepare(model, optimizer)
-    progress = Progress()
-    accelerator.register_for_checkpointing(scheduler, progress)
     set_seed(args.seed, device_specific=True)  # dropout differs between processes
-    folder = RunFolder(args.save_root, accelerator, progress)
+    training_state = TrainingState(accelerator, plain_model, optimizer, scheduler)
+    folder = RunFolder(args.save_root, training_state, args.save_every)
     loaders = train_loader, evaluation_loaders
-    return Run(args, accelerator, model, optimizer, scheduler, *loaders, progress, folder)
+    return Run(args, accelerator, model, optimizer, scheduler, *loaders, training_state, folder, data)
 
 
 def cache_encoder(args, model, splits, accelerator, loaders):
@@ -343,64 +370,87 @@ def cache_encoder(args, model, splits, accelerator, loaders):
     cache_states(args.states_root, model.wavlm.to(accelerator.device), utterances, settings, accelerator, **loaders)
 
 
-def train(run):
-    """Train from where the run is to its last epoch, evaluating and saving after each."""
+def train(run, stopping):
+    """Train from where the run is to its last epoch, evaluating after each. Raises: Stopped, with all saved."""
     args, progress, model = run.args, run.progress, run.plain_model
     for epoch in range(progress.epoch + 1, args.epochs + 1):
-        line = {"epoch": epoch, **train_epoch(run, epoch)}
+        line = {"epoch": epoch, **train_epoch(run, epoch, stopping)}
         valid = evaluate(run.accelerator, model, run.evaluation_loaders["valid"]).summarize(args.labels)
         line |= {f"valid_{name}": value for name, value in valid.items() if name not in ("confusion", "utterances")}
         line |= measure_gradients(run.accelerator, model, run.train_loader, args.seed)
         is_best = valid[args.choose_by] > progress.best_score
         if is_best:
             progress.best_epoch, progress.best_score = epoch, valid[args.choose_by]
-        progress.epoch = epoch
+        progress.epoch, progress.batch, run.state.totals = epoch, 0, Totals()
         progress.history.append(line)
-        run.folder.save(model, is_best)
+        stop, due = stopping.agree(is_best or epoch == args.epochs or run.folder.is_cheap())
+        if stop or due:
+            run.folder.save(is_best)
         run.accelerator.log({k: v for k, v in line.items() if isinstance(v, float)}, step=epoch)
         logger.info(
-            f"Epoch: {epoch} | Train_loss: {line['train_loss']:.4f} | Valid-UA: {valid['ua']:.4f} "
+            f"Epoch: {epoch} | Train_loss: {format_loss(line)} | Valid-UA: {valid['ua']:.4f} "
             f"| Valid-WA: {valid['wa']:.4f}"
         )
+        if stop:
+            raise Stopped(stopping.number)
 
 
-def train_epoch(run, epoch):
-    """Train for one epoch. Returns: dict of means over the epoch, named as in metrics.jsonl."""
+def format_loss(line):
+    """The mean loss of an epoch; `none` where no step had a finite one."""
+    return "none" if line["train_loss"] is None else f"{line['train_loss']:.4f}"
+
+
+def train_epoch(run, epoch, stopping):
+    """Train for one epoch, or the rest of it. Returns: dict of means over the epoch, named as in metrics.jsonl."""
     run.model.train()
-    run.train_loader.batch_sampler.set_epoch(epoch)
-    sizes, totals, started = run.train_loader.batch_sampler.global_sizes, Totals(), time.perf_counter()
+    progress, sampler, started = run.progress, run.train_loader.batch_sampler, time.perf_counter()
+    sampler.set_epoch(epoch, progress.batch)
+    sizes, bad_steps = sampler.global_sizes[progress.batch :], BadSteps(run.args.max_bad_steps, progress)
     silent = not run.accelerator.is_local_main_process
     bar = progress_bar(run.train_loader, desc=f"Epoch {epoch}", leave=False, disable=silent)
     for batch, size in zip(bar, sizes, strict=True):
-        train_step(run, batch, size, totals)
-    means = totals.means(run.accelerator)
+        bad, logits = train_step(run, batch, size, run.state.totals)
+        progress.batch += 1
+        bad_steps.add(bad, logits, batch["utt_ids"], f"epoch {epoch}, step {progress.batch}")
+        stop, due = stopping.agree(run.folder.is_due())
+        if stop or due:
+            bad_steps.flush()
+            run.folder.save()
+        if stop:
+            raise Stopped(stopping.number)
+    bad_steps.flush()
+    means = run.state.totals.means(run.accelerator)
     if run.args.modality == "av":
         means["temperature"] = run.plain_model.temp.item()
-    seconds = time.perf_counter() - started
-    return {**means, "learning_rate": run.scheduler.get_last_lr()[-1], "utterances_per_second": sum(sizes) / seconds}
+    rate = sum(sizes) / (time.perf_counter() - started) if sizes else None
+    return {**means, "learning_rate": run.scheduler.get_last_lr()[-1], "utterances_per_second": rate}
 
 
 def train_step(run, batch, size, totals):
-    """One optimizer step.
+    """One optimizer step, left out where the gradient is not finite.
 
     Args:
         batch: dict of this process.
         size: utterances of the batch over all processes.
         totals: Totals of the epoch, added to.
+    Returns: () float32, 1 where the step was left out for its gradient; logits (B, C) of this process.
     """
     seed = np.random.SeedSequence([run.args.seed, run.progress.steps]).generate_state(1)[0]
     first_row = run.train_loader.batch_sampler.first_row(size)
     inputs = move_inputs(batch, run.accelerator.device)
     output = run.model(**inputs, seed=int(seed), first_row=first_row)
     run.accelerator.backward(output.loss)
+    norm, parameters = None, list(run.model.parameters())
     if run.args.max_grad_norm:
-        run.accelerator.clip_grad_norm_(run.model.parameters(), run.args.max_grad_norm)
+        norm = run.accelerator.clip_grad_norm_(parameters, run.args.max_grad_norm)
+    bad = skip_bad_step(run, parameters, norm)
     run.optimizer.step()
     if not run.accelerator.optimizer_step_was_skipped:
         run.scheduler.step()
     run.optimizer.zero_grad()
     run.progress.steps += 1
-    totals.add(output, inputs["labels"], size)
+    totals.add(output, inputs["labels"], size, bad)
+    return bad, output.logits
 
 
 def report(run):
@@ -436,20 +486,34 @@ def log_setup(run):
 @command
 def main(argv=None):
     """Train, choose the epoch, report. Returns: the content of result.json."""
-    args = parse_args(argv)
-    run = build_run(args)
-    run.folder.open(vars(args), [args.train_src, *evaluation_lists(args).values()])
-    log_setup(run)
-    flat = {name: value for name, value in vars(args).items() if isinstance(value, (int, float, str, bool))}
-    run.accelerator.init_trackers("foalnet", config=flat)
-    try:
-        train(run)
-        result = report(run)
-    except KeyboardInterrupt:
-        logger.info(f"Interrupted; {args.save_root} holds epoch {run.progress.epoch}, --resume goes on from there")
-        raise SystemExit(130) from None
-    run.accelerator.end_training()
+    with collect_stops() as stopping:
+        args, run = parse_args(argv), None
+        try:
+            run = build_run(args)
+            run.folder.open(vars(args), [args.train_src, *evaluation_lists(args).values()], run.data)
+            log_setup(run)
+            flat = {name: value for name, value in vars(args).items() if isinstance(value, (int, float, str, bool))}
+            run.accelerator.init_trackers("foalnet", config=flat)
+            stopping.patient = True
+            train(run, stopping)
+            stopping.patient = False
+            result = report(run)
+            run.accelerator.end_training()
+        except Stopped as stop:
+            say_stop(args, run, stop.number)
+        finally:
+            if run is not None:
+                run.folder.close()
     return result
+
+
+def say_stop(args, run, number):
+    """Say what a signal has left, and end with its code. Raises: SystemExit."""
+    left = "nothing was trained"
+    if run is not None and run.progress.steps:
+        left = f"{args.save_root} holds epoch {run.progress.epoch} and {run.progress.batch} steps of the next"
+    logger.info(f"Stopped by {signal.Signals(number).name}; {left}; the same command with --resume goes on from there")
+    raise SystemExit(128 + number) from None
 
 
 if __name__ == "__main__":

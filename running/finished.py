@@ -8,7 +8,10 @@ from pathlib import Path
 
 from running.errors import InputError
 
-FREE_ON_RESUME = ("resume", "num_workers", "report_to", "save_root")  # flags that leave the mathematics alone
+FREE_ON_RESUME = (  # flags that leave the mathematics alone
+    *("resume", "num_workers", "report_to", "save_root"),
+    *("save_every", "max_bad_steps", "accept_changes"),
+)
 
 
 def check_finished(folder, command):

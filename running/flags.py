@@ -1,6 +1,7 @@
 """What argparse lacks for a table of flags that people edit: booleans that parse, defaults that show."""
 
 import argparse
+import re
 
 from running.errors import InputError
 
@@ -12,6 +13,14 @@ def parse_bool(text):
     if text.lower() in ("false", "no", "0", "off"):
         return False
     raise argparse.ArgumentTypeError(f"{text!r} is not a boolean: True or False")
+
+
+def parse_interval(text):
+    """`10min`, `10` (minutes) or `200steps` -> (number, "min" or "steps")."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(min|steps)?", text.strip())
+    if not match or float(match[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an interval: 10min or 200steps")
+    return float(match[1]), match[2] or "min"
 
 
 BOOLEAN = {"type": parse_bool, "nargs": "?", "const": True, "default": False}  # `--flag`, `--flag False`

@@ -1,8 +1,9 @@
 """The folder of one training: what it holds, how it is begun, saved, resumed and finished.
 
-    args.json environment.json train.log     what was asked for, and where
-    last/                                    all that --resume needs, of the last whole epoch
-    best/                                    the model of the best epoch
+    args.json environment.json data.json     what was asked for, where, and the size and time of every file used
+    starts.jsonl train.log                   every start, first and resumed; what was said
+    last/ last.old/                          all that --resume needs, and the same one save before
+    best/ best.old/                          the model of the best epoch, and of the best one before
     metrics.jsonl curves.png                 an epoch a line
     predictions_<split>.csv embeddings_<split>.npz confusion_<split>.png
     result.json                              written last of all
@@ -10,44 +11,24 @@
 Everything is there whole or not at all. The folder knows nothing of how a model is trained.
 """
 
+import contextlib
+import fcntl
 import json
 import logging
-from dataclasses import dataclass, field
+import os
+import time
 from pathlib import Path
 
 import numpy as np
 
+from running.checkpoint import MANIFEST, adopt, find_version, forget_older, read_manifest, versions, write_version
 from running.errors import InputError
 from running.finished import FREE_ON_RESUME
 from running.pictures import plot_confusion, plot_curves
-from running.records import (
-    describe_environment,
-    find_folder,
-    read_json,
-    replace_folder,
-    write_json,
-    write_predictions,
-    write_text,
-)
+from running.records import describe_environment, read_json, replace_file, write_json, write_predictions, write_text
 
 logger = logging.getLogger("foalnet.train")
-
-
-@dataclass
-class Progress:
-    """How far a run is; saved with the weights in last/."""
-
-    epoch: int = 0  # finished
-    steps: int = 0  # of the optimizer so far, the seed of the next hard negatives
-    best_epoch: int = 0
-    best_score: float = -1.0  # UA or WA of that epoch, as --choose_by says
-    history: list = field(default_factory=list)  # the lines of metrics.jsonl
-
-    def state_dict(self):
-        return dict(self.__dict__)
-
-    def load_state_dict(self, state):
-        self.__dict__.update(state)
+LOCKED = "FOALNET_LOCKED"  # environment variable: the folder that a driver has locked for this training
 
 
 class RunFolder:
@@ -55,78 +36,201 @@ class RunFolder:
 
     Args:
         root: the folder; made by `open`.
-        accelerator: accelerate's Accelerator, with everything prepared and registered that last/ is to hold.
-        progress: the Progress registered there.
+        state: TrainingState.
+        save_every: (number, `min` or `steps`) between two saves inside an epoch.
     """
 
-    def __init__(self, root, accelerator, progress):
-        self.root, self.accelerator, self.progress = Path(root), accelerator, progress
+    COST = 0.02  # share of the time that saving may take, where an epoch ends that is not the best
 
-    def open(self, flags, lists):
+    def __init__(self, root, state, save_every=(5.0, "min")):
+        self.root, self.state, self.save_every = Path(root), state, save_every
+        self.accelerator, self.progress = state.accelerator, state.progress
+        self.saved_at, self.saved_step, self.seconds, self.lock = time.monotonic(), 0, 0.0, None
+
+    def open(self, flags, lists, data):
         """Begin the folder, or go on with it and load last/.
 
         Args:
             flags: dict of the command line.
             lists: paths of the scp lists.
+            data: {path: [bytes, time]} of the files that they name.
         Raises: InputError rather than lose or mix anything.
         """
         accelerator = self.accelerator
         environment = describe_environment(
             lists, mixed_precision=accelerator.mixed_precision, processes=accelerator.num_processes
         )
-        last = find_folder(self.root / "last")
-        if last and not flags["resume"]:
+        if accelerator.is_main_process:
+            self._lock()
+        accelerator.wait_for_everyone()
+        new, *written = versions(self.root / "last")
+        begun = any(folder.is_dir() for folder in written) or (new / MANIFEST).is_file()
+        self._refuse_to_overwrite(begun, flags["resume"])
+        if begun:
+            self._refuse_changes(flags, environment, data)
+            self._load()
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            self._record_start(flags, environment, data, begun)
+        self.write_history()  # an interruption may have come between last/ and these
+        self.saved_at, self.saved_step = time.monotonic(), self.progress.steps
+
+    def _lock(self):
+        """One training a folder, for as long as this process lives."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            if os.environ.get(LOCKED) == str(self.root.resolve()):
+                return  # a driver holds it for this very training
+            self.lock = (self.root / "lock").open("a")
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"--save_root {self.root}: another training is at work in this folder") from None
+        except OSError as error:
+            if self.lock is None:
+                raise InputError(f"--save_root {self.root}: {error.strerror}") from error
+            logger.warning(f"{self.root}: this file system has no locks; see to it that no second training runs here")
+
+    def close(self):
+        """Let others have the folder."""
+        if self.lock is not None:
+            self.lock.close()
+
+    def _refuse_to_overwrite(self, begun, resume):
+        if begun and not resume:
             raise InputError(
                 f"--save_root {self.root}: holds a run already; --resume goes on with it, or name another folder"
             )
-        if last:
-            self._refuse_changes(flags, environment)
-            accelerator.load_state(str(last))
-            logger.info(f"Resume after epoch {self.progress.epoch} of {self.root}")
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            self.root.mkdir(parents=True, exist_ok=True)
-            write_json(self.root / "args.json", flags)
-            write_json(self.root / "environment.json", environment)
-            log = logging.FileHandler(self.root / "train.log", encoding="utf-8")
-            logging.getLogger("foalnet").addHandler(log)
-        self.write_history()  # an interruption may have come between last/ and these
+        if not begun and (self.root / "result.json").exists():
+            raise InputError(
+                f"--save_root {self.root}: holds a finished run (result.json) and no last/ to go on from; "
+                "name another folder, or remove this one to train it again"
+            )
 
-    def _refuse_changes(self, flags, environment):
-        """Raise InputError where a run would go on with other flags, lists, precision or processes than it began."""
+    def _refuse_changes(self, flags, environment, data):
+        """Raise InputError where a run would go on with other flags, data, precision or processes than it began."""
         before, then = read_json(self.root / "args.json"), read_json(self.root / "environment.json")
         pairs = {f"--{name}": (before.get(name), flags[name]) for name in flags if name not in FREE_ON_RESUME}
-        pairs |= {name: (then[name], environment[name]) for name in ("mixed_precision", "processes")}
-        pairs |= {f"SHA-256 of {path}": (then["sha256"].get(path), now) for path, now in environment["sha256"].items()}
+        pairs |= {name: (then.get(name), environment[name]) for name in ("mixed_precision", "processes")}
+        hashes = then.get("sha256", {})
+        pairs |= {f"SHA-256 of {path}": (hashes.get(path), now) for path, now in environment["sha256"].items()}
         changed = [f"{name} was {old!r} and is {new!r}" for name, (old, new) in pairs.items() if old != new]
         if changed:
             raise InputError(f"--resume {self.root}: {', '.join(changed)}; resume with the same")
+        recorded = read_json(self.root / "data.json")
+        written = [path for path, entry in data.items() if recorded.get(path) != entry]
+        if written:
+            what = f"{len(written)} of {len(data)} files were written since this run began, such as {written[0]}"
+            if not flags["accept_changes"]:
+                raise InputError(f"--resume {self.root}: {what}; --accept_changes goes on all the same")
+            logger.warning(f"--accept_changes: {what}")
+        for name in ("git_commit", "versions"):
+            if then.get(name) != environment[name] and self.accelerator.is_main_process:
+                logger.warning(f"{name} was {then.get(name)} and is {environment[name]}: the numbers may differ")
 
-    def save(self, model, is_best):
-        """Leave best/, last/, metrics.jsonl and curves.png as they are after this epoch.
+    def _load(self):
+        """Take up last/, or the one before where it is damaged, and see to it that best/ is of the same run."""
+        last, best = self.root / "last", self.root / "best"
+        folder = self._choose(last)
+        self.state.read(folder)
+        manifest = read_manifest(folder)
+        if (manifest["epoch"], manifest["step"]) != (self.progress.epoch, self.progress.steps):
+            raise InputError(f"{folder}: state.json is of another step than manifest.json")
+        progress = self.progress
+        where = f" and {progress.batch} steps of the next" if progress.batch else ""
+        logger.info(f"Resume after epoch {progress.epoch}{where} of {self.root}")
+        if progress.best_epoch and progress.best_epoch == progress.epoch and not progress.batch:
+            with contextlib.suppress(InputError):  # this very moment's weights are the best ones
+                if self._choose(best, progress.best_epoch, quiet=True):
+                    return
+            self._write_best()
+        elif progress.best_epoch:
+            self._choose(best, progress.best_epoch)
 
-        Args:
-            model: with `save_pretrained`. is_best: whether it takes the place of best/.
+    def _choose(self, path, epoch=None, quiet=False):
+        """The whole version of a checkpoint in its place, in every process; says what is wrong with newer ones."""
+        chosen = [None, "", []]
+        if self.accelerator.is_main_process:
+            try:
+                folder, problems = find_version(path, epoch)
+                if folder is not None:
+                    adopt(path, folder)
+                chosen = [folder is not None, "", problems]
+            except InputError as error:
+                chosen = [None, str(error), []]
+        found, error, problems = self._tell(chosen)
+        if error or not found:
+            raise InputError(error or f"{path}: is missing, and the run can't go on without it")
+        for problem in problems if not quiet else ():
+            logger.warning(f"{problem}; the one before is used")
+        return path
+
+    def _tell(self, content):
+        """The first process's content in every process."""
+        from accelerate.utils import broadcast_object_list
+
+        content = [content]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(content)
+        return content[0]
+
+    def _record_start(self, flags, environment, data, begun):
+        if not begun:
+            write_json(self.root / "args.json", flags)
+            write_json(self.root / "environment.json", environment)
+            write_json(self.root / "data.json", data)
+        start = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "step": self.progress.steps, **environment}
+        with (self.root / "starts.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**start, "flags": flags}) + "\n")
+        log = logging.FileHandler(self.root / "train.log", encoding="utf-8")
+        log.handleError = lambda record: None  # a full disk ends a run by what it loses, not by its log
+        logging.getLogger("foalnet").addHandler(log)
+
+    def is_due(self):
+        """Whether a state is to be saved inside an epoch, by the first process's clock."""
+        number, unit = self.save_every
+        if unit == "steps":
+            return self.progress.steps - self.saved_step >= number
+        return time.monotonic() - self.saved_at >= 60 * number
+
+    def is_cheap(self):
+        """Whether saving now takes no more than COST of the time since the last save."""
+        return self.seconds <= self.COST * (time.monotonic() - self.saved_at)
+
+    def save(self, is_best=False):
+        """Leave last/ as the training is now; with `is_best` best/, too.
+
+        last/ comes first: at the end of an epoch it holds the best weights, too, so a loss in between is none.
         """
+        started = time.monotonic()
+        write_version(self.root / "last", self.accelerator, self.state.write, self._about())
         if is_best:
-            with replace_folder(self.root / "best", self.accelerator) as folder:
-                if self.accelerator.is_main_process:
-                    model.save_pretrained(folder)
-        with replace_folder(self.root / "last", self.accelerator) as folder:
-            self.accelerator.save_state(str(folder))
+            self._write_best()
         self.write_history()
+        self.saved_at, self.saved_step = time.monotonic(), self.progress.steps
+        self.seconds = self.saved_at - started
+
+    def _about(self):
+        return {"epoch": self.progress.epoch, "step": self.progress.steps, "batch": self.progress.batch}
+
+    def _write_best(self):
+        def fill(folder):
+            if self.accelerator.is_main_process:
+                self.state.model.save_pretrained(folder)
+
+        write_version(self.root / "best", self.accelerator, fill, self._about())
 
     def write_history(self):
         """Leave metrics.jsonl and curves.png of the epochs so far."""
         history = self.progress.history
         if self.accelerator.is_main_process and history:
-            write_text(self.root / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+            lines = "".join(json.dumps(line, allow_nan=False) + "\n" for line in history)
+            write_text(self.root / "metrics.jsonl", lines)
             plot_curves(history, self.root / "curves.png")
 
     @property
     def best(self):
-        """The folder of the best epoch's model."""
-        return find_folder(self.root / "best")
+        """The folder of the best epoch's model, read and found whole."""
+        return self._choose(self.root / "best", self.progress.best_epoch)
 
     def write_evaluation(self, split, evaluation, summary, labels, title):
         """Leave predictions, embeddings and confusion matrix of a list.
@@ -141,11 +245,14 @@ class RunFolder:
         write_predictions(
             root / f"predictions_{split}.csv", evaluation.utt_ids, evaluation.labels, evaluation.probabilities, labels
         )
-        np.savez(root / f"embeddings_{split}.npz", utt_ids=evaluation.utt_ids, labels=evaluation.labels, **halves)
+        with replace_file(root / f"embeddings_{split}.npz") as file:
+            np.savez(file, utt_ids=evaluation.utt_ids, labels=evaluation.labels, **halves)
         plot_confusion(summary["confusion"], labels, root / f"confusion_{split}.png", title=title)
 
     def finish(self, result):
         """Write result.json, by which others know that the run is whole."""
         if self.accelerator.is_main_process:
             write_json(self.root / "result.json", result)
+            for name in ("last", "best"):
+                forget_older(self.root / name)
         self.accelerator.wait_for_everyone()

@@ -22,6 +22,8 @@ import psutil
 
 from running.errors import InputError
 from running.finished import check_finished
+from running.folder import LOCKED
+from running.stopping import die_with_parent
 
 GRACE = 20.0  # seconds that a signal has before the next one
 POLL = 0.1  # seconds
@@ -150,10 +152,12 @@ class Running:
     def __init__(self, job, environment, named):
         self.job, self.reader, self.lock = job, None, None
         options = {"stdin": subprocess.DEVNULL, "env": environment, "start_new_session": True}
+        options["preexec_fn"] = die_with_parent
         if job.folder is not None:
             say(f"== {job.folder}")
             self.lock = self._lock()
             options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "pass_fds": [self.lock.fileno()]}
+            options["env"] = {**environment, LOCKED: str(job.folder.resolve())}
         try:
             self.process = subprocess.Popen(job.command, **options)
         except OSError as error:

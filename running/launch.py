@@ -19,6 +19,7 @@ from accelerate.commands.config.config_args import default_config_file
 from accelerate.utils import DistributedType, parse_flag_from_env
 
 from running.errors import InputError
+from running.stopping import die_with_parent
 
 logger = logging.getLogger("foalnet")
 
@@ -84,6 +85,8 @@ def start_processes(arguments, take_all=False):
         arguments: of this program for the Python interpreter: [script, flag, ...] or ["-m", module, flag, ...].
     """
     flags = read_launch_flags()
+    if flags is not None or "LOCAL_RANK" in os.environ:
+        die_with_parent()  # accelerate's launcher does not hand SIGTERM on
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
     if not on_cpu and not take_all:
         stay_alone(flags, Path(default_config_file).is_file())

@@ -2,12 +2,13 @@
 
 import contextlib
 import csv
+import functools
 import hashlib
+import io
 import json
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 import sys
 import zlib
@@ -17,57 +18,66 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from running.errors import InputError
+
 PACKAGES = ("torch", "torchaudio", "transformers", "accelerate", "numpy", "pandas", "scipy", "scikit-learn")
 PACKAGES += ("soundfile", "av", "librosa", "matplotlib")
 
 
+@contextlib.contextmanager
+def replace_file(path):
+    """Yield a binary file that takes the place of `path` when all is written and flushed to the disk.
+
+    A reader finds the old file or the new one, never half of it; several processes may write one path at a time.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def sync(path):
+    """Flush a file or a folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_json(path, content):
-    """Write JSON so that a reader finds the old file or the new one, never half of it."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Write JSON, whole or not at all. Raises: ValueError for NaN and infinity, which JSON does not have."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path, text):
-    """Write UTF-8 text so that a reader finds the old file or the new one, never half of it."""
-    new = Path(f"{path}.new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)
+    """Write UTF-8 text, whole or not at all."""
+    with replace_file(path) as file:
+        file.write(text.encode())
 
 
 def write_array(path, array):
     """Write a .npy file, whole or not at all; what is unfinished has a hidden name."""
     path = Path(path)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # without a flush: it can be computed again
     with part.open("wb") as file:
         np.save(file, array)
     os.replace(part, path)
 
 
 def read_json(path):
-    return json.loads(Path(path).read_text(encoding="utf-8"))
-
-
-@contextlib.contextmanager
-def replace_folder(folder, accelerator):
-    """Fill the folder that this yields, in all processes; it then takes the place of `folder`, whole or not at all."""
-    folder, new, old = Path(folder), Path(f"{folder}.new"), Path(f"{folder}.old")
-    if accelerator.is_main_process:
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    yield new
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    accelerator.wait_for_everyone()
-
-
-def find_folder(folder):
-    """The folder that `replace_folder` last completed, or None."""
-    return next((path for path in (Path(folder), Path(f"{folder}.old")) if path.is_dir()), None)
+    """Raises: InputError that names a file which is missing or no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def write_predictions(path, utt_ids, labels, probabilities, names):
@@ -76,19 +86,26 @@ def write_predictions(path, utt_ids, labels, probabilities, names):
     Args:
         labels: (n,) int; probabilities: (n, C) float; names: the C class names.
     """
-    new = Path(f"{path}.new")
-    with open(new, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["utt_id", "label", "prediction", *(f"prob_{name}" for name in names)])
-        for utt_id, label, row in zip(utt_ids, labels, probabilities, strict=True):
-            writer.writerow([utt_id, names[label], names[row.argmax()], *(f"{p:.6f}" for p in row)])
-    os.replace(new, path)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["utt_id", "label", "prediction", *(f"prob_{name}" for name in names)])
+    for utt_id, label, row in zip(utt_ids, labels, probabilities, strict=True):
+        writer.writerow([utt_id, names[label], names[row.argmax()], *(f"{p:.6f}" for p in row)])
+    write_text(path, text.getvalue())
 
 
 def hash_file(path):
     """SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_files(utterances, modality):
+    """{path: [bytes, time of the last change in ns]} of the sounds and features that a list of Utterance uses."""
+    sounds = {utterance.path for utterance in utterances} if "a" in modality else set()
+    paths = sorted(sounds | {utterance.features for utterance in utterances if utterance.features})
+    stats = [os.stat(path) for path in paths]
+    return {path: [stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)}
 
 
 def checksum_weights(model):
@@ -103,7 +120,7 @@ def describe_environment(lists, **more):
     """Versions, commit, hardware, command and the hash of each list: what a reviewer asks for."""
     return {
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
         "hardware": {
@@ -117,7 +134,8 @@ def describe_environment(lists, **more):
     }
 
 
-def _git_commit():
+@functools.cache
+def git_commit():
     """The commit of this code, with `-dirty` for uncommitted changes; None outside a git checkout."""
     command = [
         "git",

@@ -62,6 +62,7 @@ def take_step(device, **config):
         backward=backward,
         clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
         optimizer_step_was_skipped=False,
+        scaler=None,
     )
     run = SimpleNamespace(
         args=SimpleNamespace(seed=0, max_grad_norm=1.0),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -9,10 +10,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
-from running import folder as folder_module
 from running.errors import InputError
 from running.evaluation import Evaluation
-from running.folder import Progress, RunFolder
+from running.folder import RunFolder
+from running.training_state import TrainingState
 
 
 @pytest.fixture(autouse=True)
@@ -36,30 +37,42 @@ class Training:
     """A model whose weight says the epoch, in a run folder."""
 
     def __init__(self, root, lists):
-        self.accelerator, self.progress = Accelerator(cpu=True), Progress()
-        self.model = self.accelerator.prepare(Model(1, 1, bias=False))
-        self.accelerator.register_for_checkpointing(self.progress)
-        self.folder, self.lists = RunFolder(root, self.accelerator, self.progress), lists
+        accelerator = Accelerator(cpu=True)
+        self.model = Model(1, 1, bias=False)
+        optimizer = torch.optim.AdamW(self.model.parameters())
+        self.model.weight.grad = torch.ones(1, 1)
+        optimizer.step()
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
+        self.state = TrainingState(accelerator, self.model, optimizer, scheduler)
+        self.folder, self.lists, self.progress = RunFolder(root, self.state), lists, self.state.progress
 
-    def open(self, **flags):
-        self.folder.open({"resume": False, "lr": 1e-4, "seed": 1, "num_workers": 0, **flags}, self.lists)
+    def open(self, data=None, **flags):
+        flags = {"resume": False, "lr": 1e-4, "seed": 1, "num_workers": 0, "accept_changes": False, **flags}
+        self.folder.open(flags, self.lists, data or {})
 
     def finish_epoch(self, is_best=True):
         self.progress.epoch += 1
+        self.progress.steps += 10
         self.progress.history.append({"epoch": self.progress.epoch, "train_loss": 1.0, "valid_ua": 0.5})
         self.model.weight.data.fill_(self.progress.epoch)
-        self.folder.save(self.model, is_best)
+        if is_best:
+            self.progress.best_epoch = self.progress.epoch
+        self.folder.save(is_best)
 
 
 @pytest.fixture
 def begin(tmp_path):
     (tmp_path / "train.scp").write_text("a a.wav hap\n")
 
+    begun = []
+
     def call(**flags):
         AcceleratorState._reset_state(True)
-        training = Training(tmp_path / "run", [tmp_path / "train.scp"])
-        training.open(**flags)
-        return training
+        while begun:
+            begun.pop().folder.close()
+        begun.append(Training(tmp_path / "run", [tmp_path / "train.scp"]))
+        begun[-1].open(**flags)
+        return begun[-1]
 
     return call
 
@@ -107,29 +120,63 @@ def test_changed_lists_are_refused(begin, tmp_path):
         begin(resume=True)
 
 
-@pytest.mark.parametrize("call", range(1, 6))
-def test_a_crash_at_any_rename_leaves_the_epoch_before_or_the_whole_new_one(begin, monkeypatch, call):
+def test_changed_data_is_refused_unless_it_is_accepted(begin, caplog):
+    begin(data={"a.wav": [10, 1], "b.wav": [10, 1]}).finish_epoch()
+    with pytest.raises(InputError, match=r"1 of 2 files were written since this run began, such as b\.wav"):
+        begin(resume=True, data={"a.wav": [10, 1], "b.wav": [10, 2]})
+    with caplog.at_level(logging.WARNING, logger="foalnet"):
+        begin(resume=True, data={"a.wav": [10, 1], "b.wav": [10, 2]}, accept_changes=True)
+    assert "1 of 2 files were written" in caplog.text
+
+
+def test_every_start_is_recorded_and_the_first_stays(begin, tmp_path):
+    begin().finish_epoch()
+    first = (tmp_path / "run" / "environment.json").read_bytes()
+    begin(resume=True)
+    starts = [json.loads(line) for line in (tmp_path / "run" / "starts.jsonl").read_text().splitlines()]
+    assert [start["step"] for start in starts] == [0, 10]
+    assert (tmp_path / "run" / "environment.json").read_bytes() == first
+
+
+def test_other_code_is_named(begin, tmp_path, caplog):
+    begin().finish_epoch()
+    path = tmp_path / "run" / "environment.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "git_commit": "0123abc"}))
+    with caplog.at_level(logging.WARNING, logger="foalnet"):
+        begin(resume=True)
+    assert "git_commit was 0123abc and is" in caplog.text
+
+
+def test_a_second_training_is_kept_out(begin, tmp_path):
+    training = begin()
+    with pytest.raises(InputError, match="another training is at work"):
+        Training(tmp_path / "run", training.lists).open()
+
+
+def test_a_finished_run_without_last_is_not_trained_again(begin, tmp_path):
     training = begin()
     training.finish_epoch()
-    calls, real = [], folder_module.Path.rename
+    training.folder.finish({"ua": 1.0})
+    shutil.rmtree(tmp_path / "run" / "last")
+    for resume in (False, True):
+        with pytest.raises(InputError, match="holds a finished run"):
+            begin(resume=resume)
 
-    def rename(path, target):
-        calls.append(path)
-        if len(calls) == call:
-            raise KeyboardInterrupt
-        return real(path, target)
 
-    with monkeypatch.context() as patch:
-        patch.setattr("pathlib.Path.rename", rename)
-        if call <= 4:
-            with pytest.raises(KeyboardInterrupt):
-                training.finish_epoch()
-        else:
-            training.finish_epoch()
-    again = begin(resume=True)
-    assert again.model.weight.item() == again.progress.epoch == len(again.progress.history)
-    assert again.progress.epoch in (1, 2)
-    assert torch.load(again.folder.best / "model.pt")["weight"].item() in (1, 2)
+def test_inside_an_epoch_it_is_saved_by_steps_or_by_the_clock(begin):
+    folder = begin().folder
+    folder.save_every = (3, "steps")
+    due = []
+    for _ in range(7):
+        folder.progress.steps += 1
+        due.append(folder.is_due())
+        if due[-1]:
+            folder.save()
+    assert due == [False, False, True, False, False, True, False]
+    folder.save_every = (1.0, "min")
+    assert not folder.is_due()
+    folder.saved_at -= 61
+    assert folder.is_due()
 
 
 def test_a_finished_folder_holds_predictions_embeddings_picture_and_result(begin, tmp_path):
