@@ -7,7 +7,7 @@ Every batch is a dict with the keys
     attention_mask  (B, Na) bool       True where input_values is sound
     video_features  (B, Tv, Dv) float32 zero padded
     video_mask      (B, Tv) bool       True where a row is a video frame
-    audio_states    (B, Ta, Da) float32 instead of input_values where a frozen encoder's states are on disk (features/states.py)
+    audio_states    (B, Ta, Da) float32 instead of input_values where states are on disk (features/states.py)
     audio_mask      (B, Ta) bool       True where a row is an audio frame
     labels          (B,) int64
     utt_ids         list of B str
@@ -15,8 +15,11 @@ Every batch is a dict with the keys
 what headers and features tell of a bad file; a sound that holds NaN or ends early is named when it is read.
 """
 
+import logging
 import os
 import signal
+import struct
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -31,6 +34,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from running.errors import InputError, join_problems
 from running.progress import progress_bar
+from running.stopping import die_with_parent
+
+logger = logging.getLogger("foalnet.dataloader")
 
 SAMPLE_RATE = 16000  # Hz, what WavLM was trained on
 MIN_SAMPLES = 400  # 25 ms, the receptive field of one WavLM frame
@@ -38,6 +44,8 @@ RESAMPLE_MARGIN = 0.05  # seconds read past the cut, so that the resampling filt
 UNREADABLE = (sf.LibsndfileError, TypeError)  # of libsndfile; the latter for names that end in .raw
 PREROLL = 1.0  # seconds decoded ahead of a cut: the first frames after a seek in a compressed stream are not whole
 LABELS = ("hap", "neu", "sad", "ang")  # the released order
+ID_BYTES = 200  # of an utterance id at most: it becomes a file name, of at most 255 with all that is put around it
+ENDLESS = 0x7FFFF000  # bytes of sound; programs that write into a pipe promise this or more
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,17 @@ def parse_labels(words):
     return labels
 
 
+def find_id_fault(utt_id):
+    """Why an utterance id can't be the name of a file, the end of a sentence, or None."""
+    if "/" in utt_id or "\\" in utt_id:
+        return "holds a slash"
+    if not utt_id.isprintable():
+        return "holds a character that can't be printed"
+    if (size := len(utt_id.encode())) > ID_BYTES:
+        return f"is {size} bytes long; at most {ID_BYTES} fit into a file name"
+    return None
+
+
 def read_scp_lines(path):
     """The lines of an scp list as (line number, utt_id, path, label); blank lines are ignored, malformed ones reported.
 
@@ -89,8 +108,8 @@ def read_scp_lines(path):
             problems.append(f"{path}: line {number}: {line.strip()!r} is not `utt_id path label`")
             continue
         audio, label = audio
-        if "/" in utt_id or "\\" in utt_id:
-            problems.append(f"{path}: line {number}: id {utt_id!r} holds a slash; `utt_id path label` is expected")
+        if fault := find_id_fault(utt_id):
+            problems.append(f"{path}: line {number}: id {utt_id!r} {fault}; `utt_id path label` is expected")
         if utt_id in seen:
             problems.append(f"{path}: line {number}: id {utt_id!r} stands on line {seen[utt_id]} already")
         seen.setdefault(utt_id, number)
@@ -124,6 +143,56 @@ def read_scp(path, labels=LABELS, label_map=None):
     if problems:
         raise InputError(join_problems(problems))
     return utterances
+
+
+def refuse_absent_classes(path, labels=LABELS, label_map=None):
+    """Raise InputError where a class of the default labels has no utterance in the training list.
+
+    Args:
+        path: the list. labels: that nobody asked for. label_map: {name in the list: name in labels}, applied first.
+    """
+    label_map = label_map or {}
+    found = {label_map.get(name, name) for *_, name in read_scp_lines(path)}
+    if absent := [name for name in labels if name not in found]:
+        held = [name for name in labels if name in found] + sorted(found.difference(labels))
+        advice = f"--labels {' '.join(held)} is what the list holds" if len(held) > 1 else "at least two are needed"
+        raise InputError(f"{path}: no utterance of the class {' '.join(absent)}, only of {' '.join(held)}; {advice}")
+
+
+def warn_oddities(splits, labels):
+    """Warn of what may be meant but rarely is, a line each: classes that are not there, one sound under several ids.
+
+    Args:
+        splits: {split: list of Utterance}, `train` among them.
+        labels: class names in index order.
+    """
+    for split, utterances in splits.items():
+        found = {utterance.label for utterance in utterances}
+        absent = " ".join(name for i, name in enumerate(labels) if i not in found)
+        if len(found) == 1:
+            logger.warning("%s: every utterance is of the class %s", split, labels[found.pop()])
+        elif absent and split == "train":
+            logger.warning("%s: no utterance of the class %s, which can't be learnt", split, absent)
+    copies = find_copies(splits)
+    across = [pairs for pairs in copies if len({split for split, _ in pairs}) > 1]
+    within = [pairs for pairs in copies if len({split for split, _ in pairs}) == 1]
+    for kind, groups in (("in several lists, so what is reported was trained on", across), ("in one list", within)):
+        if groups:
+            names = " = ".join(f"{split}:{utt_id}" for split, utt_id in groups[0])
+            logger.warning("%d sounds stand under several ids %s, such as %s", len(groups), kind, names)
+
+
+def find_copies(splits):
+    """The files that several utterances name, by whatever path: a list of [(split, utt_id), ...]."""
+    files = defaultdict(dict)
+    for split, utterances in splits.items():
+        for utterance in utterances:
+            try:
+                stat = os.stat(utterance.path)
+            except (OSError, ValueError):  # a video-only model needs no sound
+                continue
+            files[stat.st_dev, stat.st_ino].setdefault(utterance.utt_id, split)
+    return [[(split, utt_id) for utt_id, split in ids.items()] for ids in files.values() if len(ids) > 1]
 
 
 def read_audio(path, max_length=None, start=0.0):
@@ -208,6 +277,21 @@ def read_duration(path):
         raise InputError(f"{path}: no sound that libsndfile or FFmpeg can read: {error}") from error
 
 
+def find_cut(path):
+    """(bytes that the header of a RIFF wave file promises, bytes that are there) where it was cut short, else None."""
+    with open(path, "rb") as file:
+        start, there = file.read(12), os.fstat(file.fileno()).st_size
+        if start[:4] != b"RIFF" or start[8:] != b"WAVE":
+            return None
+        while len(chunk := file.read(8)) == 8:
+            name, size = struct.unpack("<4sI", chunk)
+            end = file.tell() + size
+            if name == b"data":
+                return (end, there) if end > there and size < ENDLESS else None
+            file.seek(end + size % 2)
+    return None
+
+
 def normalize_waveform(samples):
     """Zero mean and unit variance over the utterance, as the feature extractor of WavLM-large does it."""
     return (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
@@ -254,6 +338,15 @@ def read_features(path, max_frames=None):
     return features[:max_frames]
 
 
+def read_states(path):
+    """The cached states of one utterance, (Ta, Da) float32. Raises: InputError that names the file."""
+    states = read_features(path)
+    if not np.isfinite(states).all():
+        bad = int(np.argwhere(~np.isfinite(states).all(1))[0, 0])
+        raise InputError(f"{path}: row {bad} holds NaN or infinity; remove the file and it is computed again")
+    return states
+
+
 def check_utterances(utterances, modality="av", video_root=None, max_length=6.0, max_frames=180, progress=True):
     """Look at every file of a list before training starts: headers of sounds, values of features.
 
@@ -266,47 +359,62 @@ def check_utterances(utterances, modality="av", video_root=None, max_length=6.0,
     Raises: InputError that names every bad file at once.
     """
     index = index_features(video_root) if "v" in modality else {}
-    problems, dims = [], {}
+    problems, dims, cut, checked = [], {}, [], []
 
     def check(utterance):
-        errors, duration, features, shape = [], None, None, None
+        errors, duration, promised, features, shape = [], None, None, None, None
         if "a" in modality:
             try:
-                duration = read_duration(utterance.path)
-                if duration * SAMPLE_RATE < MIN_SAMPLES:
-                    errors.append(f"{utterance.path}: {duration * 1000:.1f} ms of sound; at least 25 ms are needed")
+                duration, promised = _look_at_sound(utterance.path)
             except InputError as error:
                 errors.append(str(error))
         if "v" in modality:
             try:
-                features = index.get(utterance.utt_id)
-                if features is None:
-                    raise InputError(f"{video_root}: no features of {utterance.utt_id} ({utterance.utt_id}.npy)")
-                rows = read_features(features, max_frames)
-                shape = rows.shape
-                if not np.isfinite(rows).all():
-                    bad = int(np.argwhere(~np.isfinite(rows).all(1))[0, 0])
-                    errors.append(f"{features}: row {bad} holds NaN or infinity")
+                features, shape = _look_at_features(utterance.utt_id, index, video_root, max_frames)
             except InputError as error:
                 errors.append(str(error))
         used = min(duration, max_length) if duration else (shape[0] / 30 if shape else None)
-        return replace(utterance, features=features, duration=used), shape, errors
+        return replace(utterance, features=features, duration=used), promised, shape, errors
 
     with ThreadPoolExecutor(8) as pool:
         bar = progress_bar(
             pool.map(check, utterances), total=len(utterances), desc="Check", unit="utt", disable=not progress
         )
-        checked = []
-        for utterance, shape, errors in bar:
+        for utterance, promised, shape, errors in bar:
             problems.extend(errors)
             if shape:
                 dims.setdefault(shape[1], utterance.features)
+            if promised:
+                cut.append(f"{utterance.path} ({promised[1]} of {promised[0]} bytes)")
             checked.append(utterance)
     if len(dims) > 1:
         problems.append("; ".join(f"{path}: dim {dim}" for dim, path in dims.items()) + ": one dim is expected")
     if problems:
         raise InputError(join_problems(problems))
+    if cut:
+        names = ", ".join(cut[:3]) + ", ..." * (len(cut) > 3)
+        logger.warning("%d sounds were cut short, their headers promise more than the files hold: %s", len(cut), names)
     return checked, next(iter(dims), None)
+
+
+def _look_at_sound(path):
+    """Seconds of a sound, and what `find_cut` says of it. Raises: InputError."""
+    duration = read_duration(path)
+    if duration * SAMPLE_RATE < MIN_SAMPLES:
+        raise InputError(f"{path}: {duration * 1000:.1f} ms of sound; at least 25 ms are needed")
+    return duration, find_cut(path)
+
+
+def _look_at_features(utt_id, index, video_root, max_frames):
+    """The path and the shape of the features of an utterance. Raises: InputError."""
+    features = index.get(utt_id)
+    if features is None:
+        raise InputError(f"{video_root}: no features of {utt_id} ({utt_id}.npy)")
+    rows = read_features(features, max_frames)
+    if not np.isfinite(rows).all():
+        bad = int(np.argwhere(~np.isfinite(rows).all(1))[0, 0])
+        raise InputError(f"{features}: row {bad} holds NaN or infinity")
+    return features, rows.shape
 
 
 class FoalDataset(Dataset):
@@ -338,7 +446,7 @@ class FoalDataset(Dataset):
         utterance = self.utterances[i]
         item = {"utt_id": utterance.utt_id, "label": utterance.label}
         if "a" in self.modality and self.states_root:
-            item["audio_states"] = read_features(Path(self.states_root, f"{utterance.utt_id}.npy"))
+            item["audio_states"] = read_states(Path(self.states_root, f"{utterance.utt_id}.npy"))
         elif "a" in self.modality:
             samples = read_audio(utterance.path, self.max_length)
             if len(samples) < MIN_SAMPLES:
@@ -390,10 +498,11 @@ class BalancedBatchSampler(Sampler):
         self.probabilities = weights / weights.sum()
         self.global_batch = batch_size * world_size
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.epoch = 0
+        self.epoch = self.first = 0
 
-    def set_epoch(self, epoch):
-        self.epoch = epoch
+    def set_epoch(self, epoch, first=0):
+        """Draw for an epoch, from its batch `first` on."""
+        self.epoch, self.first = epoch, first
 
     @property
     def global_sizes(self):
@@ -407,12 +516,12 @@ class BalancedBatchSampler(Sampler):
         return size // self.world_size * self.rank + min(self.rank, rest)
 
     def __len__(self):
-        return len(self.global_sizes)
+        return len(self.global_sizes) - self.first
 
     def __iter__(self):
         n = len(self.probabilities)
         draws = np.random.default_rng([self.seed, self.epoch]).choice(n, size=n, p=self.probabilities)
-        for k in range(len(self)):
+        for k in range(self.first, len(self.global_sizes)):
             batch = draws[k * self.global_batch : (k + 1) * self.global_batch]
             yield np.array_split(batch, self.world_size)[self.rank].tolist()
 
@@ -431,9 +540,11 @@ class EvaluationBatchSampler(Sampler):
         return iter(self.batches)
 
 
-def _ignore_interrupt(worker):
-    """Ctrl-C is for the training process; it ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals_to_parent(worker):
+    """Signals are for the training process, which ends its workers; they end with it, whatever ends it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    die_with_parent(signal.SIGKILL)
 
 
 def build_loader(utterances, sampler, num_workers, **dataset_options):
@@ -444,7 +555,7 @@ def build_loader(utterances, sampler, num_workers, **dataset_options):
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=num_workers,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_leave_signals_to_parent,
         persistent_workers=num_workers > 0,
         generator=torch.Generator(),  # workers draw their seeds here and leave the global generator alone
         pin_memory=torch.cuda.is_available(),
