@@ -17,6 +17,9 @@ import sys
 import time
 from dataclasses import dataclass
 
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main takes it: no traceback out of imports that take seconds
+
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState

@@ -101,14 +101,14 @@ def find_version(path, epoch=None):
     Returns: its folder, or None where there is none at all; and a list of what is wrong with newer ones.
     Raises: InputError where there are some, and none is whole.
     """
-    found, problems = [], []
+    found, problems, others = [], [], []
     for folder in filter(Path.is_dir, versions(path)):
         try:
             manifest = read_manifest(folder)
             if epoch is None or manifest["epoch"] == epoch:
                 found.append((manifest["step"], folder))
             else:
-                problems.append(f"{folder}: is of epoch {manifest['epoch']}, not {epoch}")
+                others.append(f"{folder}: is of epoch {manifest['epoch']}, not {epoch}")
         except InputError as error:
             if not folder.name.endswith(".new"):  # an interrupted one is no damage
                 problems.append(str(error))
@@ -118,8 +118,8 @@ def find_version(path, epoch=None):
             return folder, problems
         except InputError as error:
             problems.append(str(error))
-    if problems:
-        raise InputError("; ".join(problems))
+    if problems or others:
+        raise InputError("; ".join([*problems, *others]))
     return None, []
 
 

@@ -171,7 +171,7 @@ def _draw_panel(ax, histories, name, lines):
         ax.yaxis.set_minor_formatter(NullFormatter())
     elif name == "Learning rate":
         ax.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    if len(lines) > 1:
+    if len(lines) > 1 and ax.lines:
         ax.legend(ncols=2 if len(lines) > 3 and name in FRACTIONS else 1)
 
 

@@ -72,7 +72,7 @@ class TrainingState:
         folder, device = Path(folder), self.accelerator.device
         path = folder / "model.safetensors"
         try:
-            self.model.load_state_dict(load_file(path, device=str(device)))
+            self.model.load_state_dict(load_file(path))
             path = folder / "optimizer.safetensors"
             moments, content = {}, read_json(folder / "state.json")
             for name, value in load_file(path).items():

@@ -198,6 +198,13 @@ def test_damage_is_named_and_the_one_before_is_used(saved, tmp_path, monkeypatch
     assert not (tmp_path / "sang").exists()
 
 
+def test_a_manifest_that_says_another_step_is_not_believed(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "run")
+    path = tmp_path / "run" / "last" / MANIFEST
+    path.write_text(path.read_text().replace('"step": 4', '"step": 5'))
+    assert find_version(tmp_path / "run" / "last")[1] == [f"{path}: is not what was written"]
+
+
 @pytest.mark.parametrize("name", FILES[:-1])
 def test_a_canary_with_a_manifest_of_its_own_is_refused_and_does_not_sing(saved, tmp_path, monkeypatch, name):
     monkeypatch.setenv("CANARY", str(tmp_path / "sang"))
