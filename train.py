@@ -152,7 +152,7 @@ def build_parser():
         "--save_every",
         type=parse_interval,
         default="5min",
-        help="minutes (10min) or optimizer steps (200steps) between two saves inside an epoch",
+        help="minutes (10min; never more than 2%% of the time) or steps (200steps) between two saves inside an epoch",
     )
     run.add_argument(
         "--max_bad_steps", type=int, default=10, help="steps in a row without a finite gradient that end it"
@@ -381,14 +381,15 @@ def train(run, stopping):
         valid = evaluate(run.accelerator, model, run.evaluation_loaders["valid"]).summarize(args.labels)
         line |= {f"valid_{name}": value for name, value in valid.items() if name not in ("confusion", "utterances")}
         line |= measure_gradients(run.accelerator, model, run.train_loader, args.seed)
-        is_best = valid[args.choose_by] > progress.best_score
-        if is_best:
+        if valid[args.choose_by] > progress.best_score:
             progress.best_epoch, progress.best_score = epoch, valid[args.choose_by]
+            run.state.keep_best()
         progress.epoch, progress.batch, run.state.totals = epoch, 0, Totals()
         progress.history.append(line)
-        stop, due = stopping.agree(is_best or epoch == args.epochs or run.folder.is_cheap())
+        run.folder.write_history()
+        stop, due = stopping.agree(epoch == args.epochs or run.folder.is_cheap())
         if stop or due:
-            run.folder.save(is_best)
+            run.folder.save()
         run.accelerator.log({k: v for k, v in line.items() if isinstance(v, float)}, step=epoch)
         logger.info(
             f"Epoch: {epoch} | Train_loss: {format_loss(line)} | Valid-UA: {valid['ua']:.4f} "

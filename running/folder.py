@@ -11,7 +11,6 @@
 Everything is there whole or not at all. The folder knows nothing of how a model is trained.
 """
 
-import contextlib
 import fcntl
 import json
 import logging
@@ -40,7 +39,7 @@ class RunFolder:
         save_every: (number, `min` or `steps`) between two saves inside an epoch.
     """
 
-    COST = 0.02  # share of the time that saving may take, where an epoch ends that is not the best
+    COST = 0.02  # share of the time that saving may take
 
     def __init__(self, root, state, save_every=(5.0, "min")):
         self.root, self.state, self.save_every = Path(root), state, save_every
@@ -138,15 +137,10 @@ class RunFolder:
         progress = self.progress
         where = f" and {progress.batch} steps of the next" if progress.batch else ""
         logger.info(f"Resume after epoch {progress.epoch}{where} of {self.root}")
-        if progress.best_epoch and progress.best_epoch == progress.epoch and not progress.batch:
-            with contextlib.suppress(InputError):  # this very moment's weights are the best ones
-                if self._choose(best, progress.best_epoch, quiet=True):
-                    return
-            self._write_best()
-        elif progress.best_epoch:
+        if progress.best_epoch:
             self._choose(best, progress.best_epoch)
 
-    def _choose(self, path, epoch=None, quiet=False):
+    def _choose(self, path, epoch=None):
         """The whole version of a checkpoint in its place, in every process; says what is wrong with newer ones."""
         chosen = [None, "", []]
         if self.accelerator.is_main_process:
@@ -160,7 +154,7 @@ class RunFolder:
         found, error, problems = self._tell(chosen)
         if error or not found:
             raise InputError(error or f"{path}: is missing, and the run can't go on without it")
-        for problem in problems if not quiet else ():
+        for problem in problems:
             logger.warning(f"{problem}; the one before is used")
         return path
 
@@ -186,38 +180,33 @@ class RunFolder:
         logging.getLogger("foalnet").addHandler(log)
 
     def is_due(self):
-        """Whether a state is to be saved inside an epoch, by the first process's clock."""
+        """Whether the state is to be saved inside an epoch, by the first process's clock."""
         number, unit = self.save_every
         if unit == "steps":
             return self.progress.steps - self.saved_step >= number
-        return time.monotonic() - self.saved_at >= 60 * number
+        return time.monotonic() - self.saved_at >= 60 * number and self.is_cheap()
 
     def is_cheap(self):
         """Whether saving now takes no more than COST of the time since the last save."""
         return self.seconds <= self.COST * (time.monotonic() - self.saved_at)
 
-    def save(self, is_best=False):
-        """Leave last/ as the training is now; with `is_best` best/, too.
+    def save(self):
+        """Leave best/ and last/ as the training is now.
 
-        last/ comes first: at the end of an epoch it holds the best weights, too, so a loss in between is none.
+        best/ comes first and its one before stays: an interruption in between leaves the last/ and best.old/ of the
+        save before.
         """
-        started = time.monotonic()
-        write_version(self.root / "last", self.accelerator, self.state.write, self._about())
-        if is_best:
-            self._write_best()
-        self.write_history()
+        started, state = time.monotonic(), self.state
+        if state.best_is_new:
+            about = {**self._about(), "epoch": self.progress.best_epoch}
+            write_version(self.root / "best", self.accelerator, state.write_best, about)
+        write_version(self.root / "last", self.accelerator, state.write, self._about())
+        state.best_is_new = False
         self.saved_at, self.saved_step = time.monotonic(), self.progress.steps
         self.seconds = self.saved_at - started
 
     def _about(self):
         return {"epoch": self.progress.epoch, "step": self.progress.steps, "batch": self.progress.batch}
-
-    def _write_best(self):
-        def fill(folder):
-            if self.accelerator.is_main_process:
-                self.state.model.save_pretrained(folder)
-
-        write_version(self.root / "best", self.accelerator, fill, self._about())
 
     def write_history(self):
         """Leave metrics.jsonl and curves.png of the epochs so far."""

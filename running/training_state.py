@@ -46,7 +46,21 @@ class TrainingState:
     optimizer: object
     scheduler: object
     progress: Progress = field(default_factory=Progress)
+    best: dict | None = None  # weights of the best epoch on the host, in the first process, until they are written
+    best_is_new: bool = False
     totals: Totals = field(default_factory=Totals)  # of the epoch that is being trained
+
+    def keep_best(self):
+        """Hold on to the weights of this moment, which are the best so far, until the next save."""
+        self.best_is_new = True
+        if self.accelerator.is_main_process:
+            self.best = {name: value.detach().to("cpu", copy=True) for name, value in self.model.state_dict().items()}
+
+    def write_best(self, folder):
+        """Write the best model into a folder, as `from_pretrained` wants it."""
+        if self.accelerator.is_main_process:
+            self.model.save_pretrained(folder, state_dict=self.best)
+            self.best = None
 
     def write(self, folder):
         """Write this process's files into a folder; the first process writes those of all."""

@@ -5,13 +5,13 @@
 #   SEEDS="1 2 3" JOBS=4 bash scripts/cross_validate.sh data/iemocap/folds/strict runs/strict --video_root data/features
 #
 # FOLDS_DIR holds NAME_train.scp and NAME_valid.scp for every fold, and NAME_test.scp for the strict protocol. Fold NAME
-# goes to SAVE_ROOT/seedS/NAME. A fold with a result.json is finished and skipped, an interrupted one goes on after its
-# last whole epoch: start the same command again. What a fold says is shown on stderr and kept in its launch.log; the
+# goes to SAVE_ROOT/seedS/NAME. A fold with a result.json is finished and skipped, an interrupted one goes on from its
+# last save: start the same command again. What a fold says is shown on stderr and kept in its launch.log; the
 # table goes to stdout. A fold that fails is named, no further one starts, and the exit code is that of the fold.
 #
 #   SEEDS    seeds, each a whole cross-validation (default "1234")
 #   JOBS     folds at a time (default 1); more than 1: each on one GPU in turn, when there are GPUs
-#   LAUNCH   what starts train.py (default: accelerate with one process); e.g. "accelerate launch --num_processes 2"
+#   LAUNCH   what starts train.py (default: python, one process); e.g. "accelerate launch --num_processes 2"
 #   VENV     virtual environment to use when it exists, relative to the repository (default .venv)
 #   --print  shows the command of every fold and starts none
 set -euo pipefail
@@ -32,8 +32,7 @@ done
 [[ $seeds =~ ^[0-9\ ]*[0-9][0-9\ ]*$ ]] || fail "SEEDS=$seeds: whole numbers with spaces between are needed"
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$(cd "$repo" && cd "${VENV:-.venv}/bin" 2>/dev/null && pwd) && PATH=$venv:$PATH
-one_process="--num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no"
-read -r -a launch <<<"${LAUNCH:-accelerate launch $one_process}"
+read -r -a launch <<<"${LAUNCH:-python}"
 command -v "${launch[0]}" >/dev/null || fail "${launch[0]}: no such command; build the environment or set VENV or LAUNCH"
 trained=("$folds_dir"/*_train.scp) tested=("$folds_dir"/*_test.scp)
 [[ -e ${trained[0]} ]] ||

@@ -2,8 +2,9 @@
 # One training on several machines: edit the lines below, then `sbatch scripts/slurm_nodes.sh` from the repository.
 #
 # AVEL and MEM see the batch of all GPUs: 2 machines with 4 GPUs and --batch_size 2 train like one GPU with batch 16.
+# Requeued after the failure of a machine it goes on from the last save.
 #SBATCH --job-name=foalnet --nodes=2 --ntasks-per-node=1 --gres=gpu:4 --cpus-per-task=32 --mem=128G --time=08:00:00
-#SBATCH --requeue --output=runs/slurm-%j.log
+#SBATCH --requeue --open-mode=append --output=runs/slurm-%j.log
 set -euo pipefail
 gpus=4 fold=data/iemocap/folds/strict/session1
 

@@ -29,8 +29,8 @@ def fresh_state():
 class Model(torch.nn.Linear):
     """What a RunFolder needs of a model."""
 
-    def save_pretrained(self, folder):
-        torch.save(self.state_dict(), folder / "model.pt")
+    def save_pretrained(self, folder, state_dict):
+        torch.save(state_dict, folder / "model.pt")
 
 
 class Training:
@@ -57,7 +57,9 @@ class Training:
         self.model.weight.data.fill_(self.progress.epoch)
         if is_best:
             self.progress.best_epoch = self.progress.epoch
-        self.folder.save(is_best)
+            self.state.keep_best()
+        self.folder.write_history()
+        self.folder.save()
 
 
 @pytest.fixture
@@ -177,6 +179,27 @@ def test_inside_an_epoch_it_is_saved_by_steps_or_by_the_clock(begin):
     assert not folder.is_due()
     folder.saved_at -= 61
     assert folder.is_due()
+    folder.seconds = 2.0  # more than a fiftieth of 61 seconds
+    assert not folder.is_due()
+
+
+def test_best_weights_wait_for_the_next_save_and_a_kill_between_best_and_last_loses_nothing(
+    begin, tmp_path, monkeypatch
+):
+    training = begin()
+    training.finish_epoch()
+    training.progress.best_epoch = training.progress.epoch = 2
+    training.model.weight.data.fill_(2)
+    training.state.keep_best()
+    training.model.weight.data.fill_(3)  # goes on, and is saved later
+    training.progress.epoch = 3
+    monkeypatch.setattr(training.state, "write", lambda folder: exec("raise KeyboardInterrupt"))
+    with pytest.raises(KeyboardInterrupt):
+        training.folder.save()
+    assert torch.load(tmp_path / "run" / "best" / "model.pt")["weight"].item() == 2
+    again = begin(resume=True)  # knows of epoch 1 alone
+    assert again.progress.best_epoch == 1
+    assert torch.load(again.folder.best / "model.pt")["weight"].item() == 1
 
 
 def test_a_finished_folder_holds_predictions_embeddings_picture_and_result(begin, tmp_path):

@@ -154,3 +154,19 @@ def test_each_place_has_its_share_of_the_cores(place, monkeypatch):
         assert run_jobs(read_jobs(python(program, f"run{places}")), places) == 0
     cores = len(os.sched_getaffinity(0))
     assert Path("threads").read_text().split() == ["all", str(-(-cores // 2))]
+
+
+def test_jobs_hear_that_their_runner_was_killed(place):
+    program = (
+        "import signal, sys, time, os; signal.signal(signal.SIGTERM, lambda *_: sys.exit(open('told', 'w').close())); "
+    )
+    program += "open('pids', 'a').write(f'{os.getpid()}\\n'); time.sleep(60)"
+    process = start([python(program, "a"), python(program, "b")])
+    pids = wait_for_pids(2)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(map(lives, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(lives, pids))
+    assert Path("told").exists()
