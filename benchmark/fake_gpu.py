@@ -21,7 +21,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import GraphExecGroup
-from torch.utils.flop_counter import conv_flop_count, flop_registry
+from torch.utils.flop_counter import flop_registry
+
+from benchmark.timing import FORMULAS
 
 BLOCK = 512  # bytes, the allocator's smallest
 ALIGNMENT = 16  # elements; the fused attention takes a padded copy of a bias whose rows start elsewhere
@@ -130,10 +132,7 @@ def _recomputes():
 
 
 def _count_flops(func, args, kwargs, out):
-    if func is torch.ops.aten.convolution_backward.default:  # torch's own formula forgets the groups
-        gradient, states, weight, *_, transposed, _, _, wanted = args
-        return sum(wanted[:2]) * conv_flop_count(states.shape, weight.shape, gradient.shape, transposed=transposed)
-    formula = flop_registry.get(func.overloadpacket)
+    formula = {**flop_registry, **FORMULAS}.get(func.overloadpacket)
     return formula(*args, **kwargs, out_val=out) if formula else 0
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, shape_wrapper
 
 from running.precision import choose_precision
 from running.progress import progress_bar
@@ -45,10 +45,21 @@ def measure_peak(run, device):
     return max(np.cumsum([event.nbytes() for event in events]), default=0)
 
 
+@shape_wrapper
+def count_convolution_backward(gradient, states, weight, *options, out_shape=None, **_):
+    """FLOPs of a convolution's gradients; torch's own formula forgets the groups."""
+    transposed, wanted = options[4], options[-1]
+    return sum(wanted[:2]) * conv_flop_count(states, weight, gradient, transposed=transposed)
+
+
+count_convolution_backward._get_raw = True  # what torch's counter wants to know of a formula
+FORMULAS = {torch.ops.aten.convolution_backward: count_convolution_backward}
+
+
 def time_arms(arms, rounds, device):
     """Run the arms in turn: a first round fills in `flops`, a second one `peak_bytes`, the others `seconds`."""
     for arm in arms:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
             arm.run()
         arm.flops, arm.seconds = counter.get_total_flops(), []
         if arm.forget is not None:

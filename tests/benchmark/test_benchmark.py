@@ -5,8 +5,10 @@ import json
 import pandas as pd
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.stock import StockFoalNet
+from benchmark.timing import FORMULAS
 from scripts import benchmark
 from tiny import build_model, make_batch
 
@@ -56,3 +58,14 @@ def test_every_workload_leaves_its_rows(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "ceilings" in out
     assert " %  aten::mm" in out
+
+
+def test_flops_of_a_grouped_convolution_count_its_groups():
+    """Its backward pass is twice its forward pass, which torch's own formula says is many times that."""
+    layer, states = torch.nn.Conv1d(8, 8, 3, groups=4), torch.randn(2, 8, 10, requires_grad=True)
+    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+        out = layer(states)
+        forward = counter.get_total_flops()
+        out.sum().backward()
+    assert forward == 2 * 2 * 8 * 8 * 2 * 3  # sequences, steps, channels out, channels in of a group, taps
+    assert counter.get_total_flops() == 3 * forward

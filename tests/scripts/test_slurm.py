@@ -1,4 +1,4 @@
-"""The sbatch script of folds with stand-ins for Slurm and train.py: told that its time is up it saves and comes back."""
+"""The sbatch script of folds with stand-ins for Slurm and train.py: told that its time is up, it saves, comes back."""
 
 import os
 import shutil
