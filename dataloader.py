@@ -16,6 +16,7 @@ what headers and features tell of a bad file; a sound that holds NaN or ends ear
 """
 
 import logging
+import math
 import os
 import signal
 import struct
@@ -24,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from tokenize import TokenError
 
 import av
 import numpy as np
@@ -40,8 +42,14 @@ logger = logging.getLogger("foalnet.dataloader")
 
 SAMPLE_RATE = 16000  # Hz, what WavLM was trained on
 MIN_SAMPLES = 400  # 25 ms, the receptive field of one WavLM frame
+RATES = (1000, 768_000)  # Hz; outside of these a header is damaged
+LARGEST_FILTER = 5e7  # weights of a resampling filter
+BLOCK = 1 << 20  # steps of sound read at a time
 RESAMPLE_MARGIN = 0.05  # seconds read past the cut, so that the resampling filter never sees it
 UNREADABLE = (sf.LibsndfileError, TypeError)  # of libsndfile; the latter for names that end in .raw
+# What np.load raises for a file that is no array or a broken one; it reads the header as Python text.
+BROKEN_ARRAY = (ValueError, OSError, EOFError, SyntaxError, TokenError, TypeError, ArithmeticError)
+BROKEN_ARRAY += (LookupError, RecursionError, MemoryError)
 PREROLL = 1.0  # seconds decoded ahead of a cut: the first frames after a seek in a compressed stream are not whole
 LABELS = ("hap", "neu", "sad", "ang")  # the released order
 ID_BYTES = 200  # of an utterance id at most: it becomes a file name, of at most 255 with all that is put around it
@@ -62,16 +70,16 @@ class Utterance:
 def parse_label_map(text):
     """`exc=hap,fru=ang` -> {"exc": "hap", "fru": "ang"}; an empty text is an empty map."""
     pairs = [part.strip().split("=") for part in text.split(",") if part.strip()]
-    if any(len(pair) != 2 or not pair[0].strip() or not pair[1].strip() for pair in pairs):
+    if any(len(pair) != 2 or any(len(name.split()) != 1 for name in pair) for pair in pairs):
         raise InputError(f"label map {text!r}: write old=new pairs with commas between, for example exc=hap,fru=ang")
     return {old.strip(): new.strip() for old, new in pairs}
 
 
 def parse_labels(words):
     """Class names as a command line gives them, `a b c` or `a,b,c` -> ["a", "b", "c"]. Raises: InputError."""
-    labels = [name for word in words for name in word.split(",") if name]
-    if len(set(labels)) != len(labels) or not labels:
-        raise InputError(f"--labels {' '.join(words)}: different names are needed")
+    labels = [name.strip() for word in words for name in word.split(",") if name.strip()]
+    if len(set(labels)) != len(labels) or not labels or any(name.split() != [name] for name in labels):
+        raise InputError(f"--labels {' '.join(words)}: different names without a space in them are needed")
     return labels
 
 
@@ -148,9 +156,13 @@ def read_scp(path, labels=LABELS, label_map=None):
 def refuse_absent_classes(path, labels=LABELS, label_map=None):
     """Raise InputError where a class of the default labels has no utterance in the training list.
 
+    A list that is not there passes; who reads it says so.
+
     Args:
         path: the list. labels: that nobody asked for. label_map: {name in the list: name in labels}, applied first.
     """
+    if not Path(path).is_file():
+        return
     label_map = label_map or {}
     found = {label_map.get(name, name) for *_, name in read_scp_lines(path)}
     if absent := [name for name in labels if name not in found]:
@@ -213,8 +225,9 @@ def read_audio(path, max_length=None, start=0.0):
             samples, rate = _read_av(path, length, start)
         except (av.FFmpegError, OSError) as error:
             raise InputError(f"{path}: no sound that libsndfile or FFmpeg can read: {error}") from error
+    _check_rate(path, rate)
     if rate != SAMPLE_RATE and len(samples):
-        samples = _resampler(rate)(torch.from_numpy(samples)).numpy()
+        samples = _resample(samples, rate)
     return samples if max_length is None else samples[: round(max_length * SAMPLE_RATE)]
 
 
@@ -222,7 +235,11 @@ def _read_soundfile(path, length, start):
     with sf.SoundFile(path) as file:
         rate = file.samplerate
         file.seek(min(round(start * rate), file.frames))
-        samples = file.read(-1 if length is None else round(length * rate), dtype="float32", always_2d=True)
+        parts, wanted = [], math.inf if length is None else round(length * rate)
+        while wanted > 0 and len(part := file.read(min(wanted, BLOCK), dtype="float32", always_2d=True)):
+            parts.append(part)  # in parts, since a broken header may promise more than any memory holds
+            wanted -= len(part)
+    samples = parts[0] if len(parts) == 1 else np.concatenate([np.zeros((0, file.channels), np.float32), *parts])
     return samples[:, 0] if samples.shape[1] == 1 else samples.mean(1), rate
 
 
@@ -231,7 +248,10 @@ def _read_av(path, length, start):
         if not container.streams.audio:
             raise InputError(f"{path}: has no sound track")
         stream = container.streams.audio[0]
+        if stream.codec_context is None:
+            raise InputError(f"{path}: FFmpeg knows no decoder of its sound")
         rate = stream.codec_context.sample_rate
+        _check_rate(path, rate)
         planar = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
         wanted = None if length is None else round(length * rate)
         if start:
@@ -251,6 +271,22 @@ def _read_av(path, length, start):
     return samples[:wanted].astype(np.float32, copy=False), rate
 
 
+def _check_rate(path, rate):
+    if not RATES[0] <= rate <= RATES[1]:
+        raise InputError(f"{path}: a sampling rate of {rate} Hz; {RATES[0]} to {RATES[1]} Hz are read")
+
+
+def _resample(samples, rate):
+    """(n,) float32 at any rate -> at 16 kHz; torchaudio's filter of a rate such as 44101 Hz would take gigabytes."""
+    if rate * SAMPLE_RATE / math.gcd(rate, SAMPLE_RATE) ** 2 > LARGEST_FILTER:
+        if not np.isfinite(samples).all():
+            return samples  # librosa takes no NaN; whoever reads this names it
+        import librosa  # takes a second, and hardly anybody needs it here
+
+        return librosa.resample(samples, orig_sr=rate, target_sr=SAMPLE_RATE).astype(np.float32, copy=False)
+    return _resampler(rate)(torch.from_numpy(samples)).numpy()
+
+
 @lru_cache(maxsize=16)
 def _resampler(rate):
     return torchaudio.transforms.Resample(rate, SAMPLE_RATE)
@@ -262,6 +298,7 @@ def read_duration(path):
         raise InputError(f"{path}: no such file")
     try:
         info = sf.info(str(path))
+        _check_rate(path, info.samplerate)
         return info.frames / info.samplerate
     except UNREADABLE:
         pass
@@ -327,8 +364,9 @@ def read_features(path, max_frames=None):
     """
     try:
         features = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path}: not a .npy array: {error}") from error
+    except BROKEN_ARRAY as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: not a .npy array: {reason}") from error
     if isinstance(features, np.lib.npyio.NpzFile):
         raise InputError(f"{path}: an archive of arrays; a single array (np.save) is expected")
     if features.ndim != 2 or features.shape[0] == 0 or features.shape[1] == 0:
@@ -392,6 +430,7 @@ def check_utterances(utterances, modality="av", video_root=None, max_length=6.0,
     if problems:
         raise InputError(join_problems(problems))
     if cut:
+        cut = list(dict.fromkeys(cut))  # a file may stand in several lists
         names = ", ".join(cut[:3]) + ", ..." * (len(cut) > 3)
         logger.warning("%d sounds were cut short, their headers promise more than the files hold: %s", len(cut), names)
     return checked, next(iter(dims), None)

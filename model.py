@@ -13,14 +13,20 @@ release.
 """
 
 import math
+import pickle
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel, WavLMConfig, WavLMModel
 from transformers.utils import ModelOutput
+from transformers.utils import logging as transformers_logging
 
 from wavlm import SharedDraws, encode
 
@@ -28,6 +34,8 @@ MODALITIES = ("av", "a", "v")
 POOLINGS = ("mean", "max")
 INITIAL_TEMPERATURE = math.log(1 / 0.07)  # as released: the temperature divides
 MIN_TEMPERATURE = 1e-3
+# What transformers raises for a checkpoint that is damaged or of another kind, beside OSError and ValueError.
+UNLOADABLE = (SafetensorError, StrictDataclassError, EOFError, LookupError, TypeError, AttributeError, RuntimeError)
 
 
 class FoalNetConfig(PreTrainedConfig):
@@ -305,6 +313,59 @@ def draw_gumbel(size, device, generator=None):
     return -torch.empty(size, size, device=device).exponential_(generator=generator).log()
 
 
+def _load_wavlm(audio_model):
+    """A WavLMModel with every weight that its configuration asks for, none left over, all finite; runs no pickle."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its reports of many lines say what is said here in one
+    try:
+        _check_wavlm_type(audio_model)
+        wavlm, info = WavLMModel.from_pretrained(
+            audio_model, output_loading_info=True, weights_only=True, ignore_mismatched_sizes=True
+        )
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            "its pytorch_model.bin is damaged or holds more than tensors, and nothing else of a pickle is ever run; "
+            "where you trust it, save its tensors with safetensors.torch.save_file as model.safetensors"
+        ) from error
+    except (OSError, *UNLOADABLE) as error:
+        if isinstance(error, OSError) and error.errno is None:  # transformers' own sentence
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"its config.json or weights are damaged: {reason}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    _check_wavlm_weights(wavlm, info)
+    return wavlm
+
+
+def _check_wavlm_type(audio_model):
+    """Raise ValueError where config.json is missing or that of another model, whose weights may have the same names."""
+    if Path(audio_model).is_file():
+        raise ValueError("is a file; the folder of a WavLM checkpoint or a hub id is expected")
+    if Path(audio_model).is_dir() and not Path(audio_model, "config.json").is_file():
+        raise ValueError("the folder holds no config.json; config.json and model.safetensors are needed")
+    found = PreTrainedConfig.get_config_dict(audio_model)[0].get("model_type")
+    if found != WavLMConfig.model_type:
+        raise ValueError(f"its config.json says model_type {found!r}; only {WavLMConfig.model_type!r} is accepted")
+
+
+def _check_wavlm_weights(wavlm, info):
+    """Raise ValueError for weights that are missing, of another shape, left over or not finite."""
+    if missing := sorted(set(info["missing_keys"]) - {"masked_spec_embed"}):
+        raise ValueError(f"no WavLM checkpoint, it lacks {len(missing)} weights such as {missing[0]}")
+    if mismatched := sorted(info["mismatched_keys"]):
+        name, found, expected = mismatched[0]
+        raise ValueError(
+            f"{len(mismatched)} weights do not have the shape that config.json says, such as {name}: "
+            f"{tuple(found)} where {tuple(expected)} is expected"
+        )
+    stacked = re.compile(r"(encoder\.layers|feature_extractor\.conv_layers)\.")  # heads on top may be left over
+    if extra := sorted(name for name in info["unexpected_keys"] if stacked.search(name)):
+        raise ValueError(f"holds {len(extra)} weights of layers that its config.json does not have, such as {extra[0]}")
+    if broken := [name for name, weight in wavlm.state_dict().items() if not weight.isfinite().all()]:
+        raise ValueError(f"{len(broken)} of its weights hold NaN or infinity, such as {broken[0]}")
+
+
 class FoalNet(PreTrainedModel):
     """Audio-video emotion recognition with alignment (AVEL) and label matching (MEM)."""
 
@@ -390,13 +451,9 @@ class FoalNet(PreTrainedModel):
         Args:
             audio_model: folder or hub id of a WavLM checkpoint, for example microsoft/wavlm-large.
             config: further fields of FoalNetConfig.
+        Raises: ValueError or OSError whose first line says what is wrong with the checkpoint.
         """
-        wavlm, info = WavLMModel.from_pretrained(audio_model, output_loading_info=True)
-        missing = sorted(set(info["missing_keys"]) - {"masked_spec_embed"})
-        if missing:
-            raise ValueError(
-                f"{audio_model}: no WavLM checkpoint, it lacks {len(missing)} weights such as {missing[0]}"
-            )
+        wavlm = _load_wavlm(audio_model)
         model = cls(FoalNetConfig(wavlm=wavlm.config, **config))
         model.wavlm.load_state_dict(wavlm.state_dict())
         return model

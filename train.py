@@ -36,6 +36,8 @@ from dataloader import (
     parse_labels,
     read_scp,
     read_scp_lines,
+    refuse_absent_classes,
+    warn_oddities,
 )
 from features.states import cache_states
 from model import INITIAL_TEMPERATURE, MODALITIES, POOLINGS, FoalNet, FoalNetConfig
@@ -192,6 +194,7 @@ def parse_args(argv=None):
 def choose_labels(args):
     """The class names: --labels, else the released four, else (--n_classes says so) those of the training list."""
     if not args.labels and args.n_classes in (None, len(LABELS)):
+        refuse_absent_classes(args.train_src, LABELS, args.label_map)
         return list(LABELS)
     listed = args.labels or sorted({args.label_map.get(name, name) for *_, name in read_scp_lines(args.train_src)})
     labels = parse_labels(listed)
@@ -248,6 +251,7 @@ def load_lists(args, progress=True):
     splits = {split: read_scp(path, args.labels, args.label_map) for split, path in lists.items()}
     if not args.allow_overlap:
         refuse_overlap(lists, splits)
+    warn_oddities(splits, args.labels)
     if args.debug:
         for split, utterances in splits.items():
             keep = np.linspace(0, len(utterances) - 1, min(DEBUG_UTTERANCES, len(utterances))).astype(int)

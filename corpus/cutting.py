@@ -1,5 +1,7 @@
 """Utterances cut out of longer sounds, so that each has a file that a list can name."""
 
+import contextlib
+import logging
 import os
 from pathlib import Path
 
@@ -9,6 +11,10 @@ import soundfile as sf
 from dataloader import MIN_SAMPLES, SAMPLE_RATE, read_audio, read_duration
 from running.errors import InputError, join_problems
 from running.progress import progress_bar
+
+logger = logging.getLogger("foalnet.cutting")
+
+TOLERANCE = 0.5  # seconds that an end may lie behind the end of its sound without a word
 
 
 def cut_audio(table, audio_root):
@@ -28,6 +34,7 @@ def cut_audio(table, audio_root):
         return table
     audio_root = Path(os.path.abspath(audio_root))
     audio_root.mkdir(parents=True, exist_ok=True)
+    warn_past(parts)
     problems, paths = [], table["path"].copy()
     for row in progress_bar(
         parts.sort_values(["path", "start"]).itertuples(), total=len(parts), desc="Cut", unit="utt"
@@ -40,6 +47,22 @@ def cut_audio(table, audio_root):
     if problems:
         raise InputError(join_problems(problems))
     return table.assign(path=paths)
+
+
+def warn_past(parts):
+    """One line for all utterances that end behind the end of their sound, which cut_one then takes for their end."""
+    past = []
+    for source, rows in parts.dropna(subset=["end"]).groupby("path"):
+        with contextlib.suppress(InputError):  # cut_one names it
+            length = read_duration(source)
+            past += [
+                f"{row.id} ({row.end:.2f} of {length:.2f} s)"
+                for row in rows.itertuples()
+                if row.end > length + TOLERANCE
+            ]
+    if past:
+        names = ", ".join(past[:3]) + ", ..." * (len(past) > 3)
+        logger.warning("%d utterances end past their sound and are cut at its end: %s", len(past), names)
 
 
 def cut_one(source, start, end, target):

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dataloader import find_id_fault
 from running.errors import InputError, join_problems
 
 REQUIRED = ("id", "path", "label", "speaker", "session")
@@ -119,8 +120,9 @@ def _find_problems(table, path):
             if row[column] == "":
                 problems.append(f"{where}: column {column} is empty")
         utt_id = row["id"]
-        if any(character.isspace() or character in "/\\" for character in utt_id):
-            problems.append(f"{where}: id {utt_id!r} holds a space or a slash; it becomes a file name")
+        fault = "holds a space" if any(map(str.isspace, utt_id)) else find_id_fault(utt_id)
+        if fault:
+            problems.append(f"{where}: id {utt_id!r} {fault}; it becomes a file name")
         if utt_id and utt_id in seen:
             problems.append(f"{where}: id {utt_id!r} stands on line {seen[utt_id]} already")
         seen.setdefault(utt_id, line)

@@ -4,6 +4,7 @@ An utterance gets the frames whose presentation time lies in [start, end), in or
 the container, so that sound and picture agree. A frame wanted by two utterances with the same crop is prepared once.
 """
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -13,6 +14,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from running.errors import InputError
+
+TOLERANCE = 0.5  # seconds that an end may lie behind the last frame without a word
 
 
 @dataclass
@@ -54,6 +57,7 @@ class VideoReport:
     rate: float | None = None  # frames a second
     last: float | None = None  # seconds of the last frame that was decoded
     damaged: int = 0  # packets that do not decode
+    past: list = field(default_factory=list)  # the Clips that are cut at the end of the video
     problems: list = field(default_factory=list)
 
 
@@ -107,6 +111,9 @@ def cut_clips(path, clips, prepare, frame_stride=1, max_frames=0, threads=1):
         report.problems.append(f"{path}: cannot be decoded as video: {error}")
     except InputError as error:
         report.problems.append(str(error))
+    if report.last is not None:
+        ends = report.last + TOLERANCE
+        report.past = [clip for clip in clips if clip.kept and not clip.finished and ends < clip.end < math.inf]
     yield from _finish([clip for clip in clips if not clip.finished])
     if not report.problems:
         where = "holds no frame" if report.last is None else f"ends at {report.last:.2f} s"

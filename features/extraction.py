@@ -20,7 +20,14 @@ from features.clip import DTYPES, ClipEncoder, choose_dtype, fetch_later, load_c
 from features.decoding import Finished, Frame
 from features.loading import build_frame_loader, group_by_video, share_videos
 from features.preparing import FramePreparer
-from features.store import FeatureWriter, compare_settings, describe_sources, find_finished, write_record
+from features.store import (
+    FeatureWriter,
+    compare_settings,
+    describe_sources,
+    find_finished,
+    remove_unfinished,
+    write_record,
+)
 from running.errors import InputError, join_problems
 from running.launch import join_processes
 from running.progress import progress_bar
@@ -79,6 +86,7 @@ def extract_features(
     state.wait_for_everyone()  # all have looked before anyone writes
     if state.is_main_process:
         Path(out).mkdir(parents=True, exist_ok=True)
+        remove_unfinished(out)
         write_record(out, settings, table, sources, previous)
         logger.info("%d utterances, %d finished before, on %s", len(table), len(finished), state.device)
     state.wait_for_everyone()
@@ -87,14 +95,22 @@ def extract_features(
     encoder = ClipEncoder(model, processor, state.device, DTYPES[mixed_precision])
     writer = FeatureWriter(out, np.float16 if half else np.float32)
     cutting = {"frame_stride": frame_stride, "max_frames": max_frames}
-    rates, problems = extract_share(videos, prepare, encoder, writer, batch_size, num_workers, state, **cutting)
+    rates, problems, past = extract_share(videos, prepare, encoder, writer, batch_size, num_workers, state, **cutting)
     if state.is_main_process:
         write_record(out, settings, table, sources, previous, rates)
+        if past:
+            warn_past(manifest, sorted(past))
         logger.info("%d of %d utterances are in %s", len(find_finished(out, table["id"])), len(table), out)
         if problems:
             raise InputError(join_problems(sorted(problems)))
     elif problems:
         raise SystemExit(2)
+
+
+def warn_past(manifest, past):
+    """One line for all utterances that end behind the end of their video. Args: past: list of texts that name them."""
+    names = ", ".join(past[:3]) + ", ..." * (len(past) > 3)
+    logger.warning("%s: %d utterances end past their video and are cut at its end: %s", manifest, len(past), names)
 
 
 def check_videos(table):
@@ -112,7 +128,7 @@ def extract_share(videos, prepare, encoder, writer, batch_size, num_workers, sta
         videos: dict path -> Clips, of all processes.
         state: PartialState.
         cutting: frame_stride and max_frames of `cut_clips`.
-    Returns: (Counter of frame rates, list of problems), over all processes.
+    Returns: (Counter of frame rates, list of problems, list of what is cut at its video's end), over all processes.
     """
     share = share_videos(videos, state.process_index, state.num_processes)
     cores = max(1, len(os.sched_getaffinity(0)) // state.num_processes)
@@ -127,11 +143,11 @@ def extract_share(videos, prepare, encoder, writer, batch_size, num_workers, sta
             bar.update(n_utterances)
             bar.set_postfix_str(f"{frames / max(bar.format_dict['elapsed'], 1e-6):.0f} frames/s", refresh=False)
 
-        rates, problems = encode_frames(loader, encoder, writer, batch_size, progress)
+        rates, problems, past = encode_frames(loader, encoder, writer, batch_size, progress)
     if state.num_processes > 1:
         rates = sum(gather_object([rates]), Counter())
-        problems = gather_object(problems)
-    return rates, problems
+        problems, past = gather_object(problems), gather_object(past)
+    return rates, problems, past
 
 
 @dataclass
@@ -164,9 +180,9 @@ def encode_frames(chunks, encoder, writer, batch_size, progress=None):
 
     The rows of a batch are fetched from the device while the next batch is computed.
 
-    Returns: (Counter of frame rates, list of problems).
+    Returns: (Counter of frame rates, list of problems, list of what is cut at its video's end).
     """
-    rates, problems, pending = Counter(), [], None
+    rates, problems, past, pending = Counter(), [], [], None
 
     def write(batch, features):
         if features is not None:
@@ -185,7 +201,8 @@ def encode_frames(chunks, encoder, writer, batch_size, progress=None):
         for report in batch.reports:
             rates[report.rate] += 1
             problems += report.problems
+            past += [f"{clip.utt_id} ({clip.end:.2f} of {report.last:.2f} s)" for clip in report.past]
             if report.damaged:
                 logger.warning("%s: %d packets do not decode and were left out", report.path, report.damaged)
     write(*pending)
-    return rates, problems
+    return rates, problems, past

@@ -3,8 +3,10 @@
 A file is there whole or not at all, so the files that are there are the utterances that are finished.
 """
 
+import contextlib
 import json
 import logging
+import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -37,6 +39,14 @@ class FeatureWriter:
 
     def finish(self, utt_id):
         write_array(self.out / f"{utt_id}.npy", np.stack(self.rows.pop(utt_id)).astype(self.dtype))
+
+
+def remove_unfinished(out, age=600.0):
+    """Remove what a killed process left of arrays that it was writing. Args: age: seconds since; a write takes one."""
+    for part in Path(out).glob(".*.npy*.part"):
+        with contextlib.suppress(OSError):  # it may be finished, or gone, by now
+            if time.time() - part.stat().st_mtime >= age:
+                part.unlink()
 
 
 def find_finished(out, utt_ids):

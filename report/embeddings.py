@@ -25,7 +25,7 @@ def show_embeddings(experiment, points, seed, prefix):
     shared = set.intersection(*[{(run.seed, run.fold) for run in system.runs} for system in experiment.systems])
     pictures = []
     for i, system in enumerate(experiment.systems):
-        if "v" not in system.runs[0].result["modality"] or "a" not in system.runs[0].result["modality"]:
+        if system.runs[0].result["modality"] != "av":
             continue
         runs = [run for run in system.runs if (run.seed, run.fold) in shared] or system.runs
         path = runs[0].folder / f"embeddings_{runs[0].result['reported']}.npz"

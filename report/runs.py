@@ -13,6 +13,7 @@ import pandas as pd
 from corpus.folds import natural_order
 from running.errors import InputError, join_problems
 from running.metrics import count_confusion
+from running.records import rearm
 
 RESULT_KEYS = "protocol reported modality labels avel_weight mem_weight seed confusion best_epoch epochs".split()
 
@@ -89,6 +90,7 @@ def _read_predictions(path, result):
         table = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=["utt_id", "label", "prediction"])
     except (ValueError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a table with utt_id,label,prediction: {error}") from error
+    table = table.map(rearm)
     index = {name: i for i, name in enumerate(result["labels"])}
     unknown = sorted((set(table["label"]) | set(table["prediction"])) - set(index))
     if unknown:

@@ -92,9 +92,10 @@ class Experiment:
 
 
 def name_system(result):
-    """The name of a row: one of SYSTEMS, followed by the weights where they aren't the paper's."""
+    """The name of a row: one of SYSTEMS and the weights where they aren't the paper's; else the modality as it is."""
     if result["modality"] != "av":
-        return SYSTEMS[0] if result["modality"] == "a" else SYSTEMS[1]
+        modality = str(result["modality"])
+        return {"a": SYSTEMS[0], "v": SYSTEMS[1]}.get(modality, f"modality {modality}")
     weights = {"AVEL": result["avel_weight"], "MEM": result["mem_weight"]}
     name = " ".join(f"+ {task}" for task, weight in weights.items() if weight > 0) or SYSTEMS[2]
     unusual = [f"{task} x {weight:g}" for task, weight in weights.items() if weight not in (0, DEFAULT_WEIGHTS[task])]

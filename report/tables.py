@@ -5,8 +5,7 @@ import pandas as pd
 from report.numbers import interval, mean_std, percent
 from report.page import Table
 from report.paper import explain_paper, find_paper
-
-FORMULA = tuple("=+-@\t\r")  # what a spreadsheet takes for the beginning of one
+from running.records import disarm
 
 
 def build_tables(experiment, scores):
@@ -86,8 +85,3 @@ def _build_line(experiment, system, row):
         line[f"recall_{name}"] = None if value is None else 100 * value
     line["paper_ua"], line["paper_wa"] = find_paper(system)
     return {**line, "folder": disarm(str(system.folder))}
-
-
-def disarm(text):
-    """A text that people typed, with an apostrophe ahead where a spreadsheet would run it."""
-    return f"'{text}" if text.startswith(FORMULA) else text

@@ -22,6 +22,7 @@ from running.errors import InputError
 
 PACKAGES = ("torch", "torchaudio", "transformers", "accelerate", "numpy", "pandas", "scipy", "scikit-learn")
 PACKAGES += ("soundfile", "av", "librosa", "matplotlib")
+FORMULA = tuple("=+-@\t\r")  # what a spreadsheet takes for the beginning of one
 
 
 @contextlib.contextmanager
@@ -80,8 +81,18 @@ def read_json(path):
         raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
+def disarm(text):
+    """A text that people typed, with an apostrophe ahead where a spreadsheet would run it; `rearm` takes it off."""
+    return f"'{text}" if text.lstrip("'").startswith(FORMULA) else text
+
+
+def rearm(text):
+    """The text that `disarm` was given."""
+    return text[1:] if text.startswith("'") and text.lstrip("'").startswith(FORMULA) else text
+
+
 def write_predictions(path, utt_ids, labels, probabilities, names):
-    """One line an utterance: utt_id,label,prediction,prob_<name>...; label and prediction are names.
+    """One line an utterance: utt_id,label,prediction,prob_<name>...; label and prediction are names, all `disarm`ed.
 
     Args:
         labels: (n,) int; probabilities: (n, C) float; names: the C class names.
@@ -90,7 +101,8 @@ def write_predictions(path, utt_ids, labels, probabilities, names):
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["utt_id", "label", "prediction", *(f"prob_{name}" for name in names)])
     for utt_id, label, row in zip(utt_ids, labels, probabilities, strict=True):
-        writer.writerow([utt_id, names[label], names[row.argmax()], *(f"{p:.6f}" for p in row)])
+        texts = map(disarm, (utt_id, names[label], names[row.argmax()]))
+        writer.writerow([*texts, *(f"{p:.6f}" for p in row)])
     write_text(path, text.getvalue())
 
 

@@ -145,7 +145,8 @@ class BadSteps:
 def measure_gradients(accelerator, model, loader, seed):
     """What each loss does to the encoder: the norm of the gradient that it sends into WavLM's last layer.
 
-    The batch is the first one of epoch 0, which is never trained on; no dropout, in the precision of the training, weighted as in the loss.
+    The batch is the first one of epoch 0, which is never trained on; no dropout, the training's precision, weighted as
+    in the loss.
 
     Args:
         model: FoalNet, not wrapped for distributed training.

@@ -4,15 +4,19 @@ The loops show that masks, pairs, gathering and fused kernels compute the formul
 we read them as the authors meant them: that is test_oracle.py's work.
 """
 
+import json
 import math
+import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scipy.stats import chisquare
-from transformers import Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel
+from transformers import WavLMConfig, WavLMForCTC, WavLMModel
 
 import model as model_module
 from model import (
@@ -649,10 +653,96 @@ def test_from_wavlm_reads_the_names_of_hub_checkpoints(tmp_path):
     assert all(torch.equal(model.wavlm.state_dict()[name], tensor) for name, tensor in wavlm.state_dict().items())
 
 
-def test_from_wavlm_refuses_a_checkpoint_of_another_model(tmp_path):
-    Wav2Vec2Model(Wav2Vec2Config(**{**WAVLM, **NO_DROPOUT})).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="gru_rel_pos"):
-        FoalNet.from_wavlm(tmp_path, video_dim=VIDEO_DIM)
+class Malicious:
+    """Leaves a file behind wherever it is unpickled."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+def change_config(**fields):
+    def change(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **fields}))
+
+    return change
+
+
+def change_weights(change):
+    def damage(folder):
+        weights = load_file(folder / "model.safetensors")
+        change(weights)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return damage
+
+
+def cut(name, size):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
+
+
+def pickle_weights(content):
+    def damage(folder):
+        (folder / "model.safetensors").unlink()
+        (folder / "pytorch_model.bin").write_bytes(content(folder))
+
+    return damage
+
+
+BAD_CHECKPOINTS = {
+    "truncated": (cut("model.safetensors", 20_000), "damaged: .*incomplete metadata"),
+    "of 0 bytes": (cut("model.safetensors", 0), "damaged: .*header too small"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
+    "config of 0 bytes": (cut("config.json", 0), "config.json.*not a valid JSON file"),
+    "config is a list": (
+        lambda folder: (folder / "config.json").write_text("[]"),
+        "config.json or weights are damaged",
+    ),
+    "config of another type": (change_config(hidden_size="wide"), "damaged: .*hidden_size"),
+    "half the layers": (change_config(num_hidden_layers=1), r"holds \d+ weights of layers.*encoder.layers.1"),
+    "twice the layers": (change_config(num_hidden_layers=4), r"lacks \d+ weights such as encoder.layers.2"),
+    "another width": (change_config(hidden_size=64), r"shape.*\(32,\) where \(64,\) is expected"),
+    "wav2vec2": (change_config(model_type="wav2vec2"), "model_type 'wav2vec2'; only 'wavlm'"),
+    "hubert": (change_config(model_type="hubert"), "model_type 'hubert'; only 'wavlm'"),
+    "NaN": (change_weights(lambda w: w["encoder.layer_norm.bias"].fill_(torch.nan)), "NaN.*encoder.layer_norm.bias"),
+    "a pickle of 0 bytes": (pickle_weights(lambda folder: b""), "damaged: EOFError"),
+    "a malicious pickle": (pickle_weights(lambda folder: pickle.dumps(Malicious(folder / "ran"))), "more than tensors"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_CHECKPOINTS)
+def test_from_wavlm_refuses_a_bad_checkpoint_in_one_line_and_runs_nothing(tmp_path, fault, caplog):
+    folder = Path(write_wavlm(tmp_path / "wavlm"))
+    damage, message = BAD_CHECKPOINTS[fault]
+    damage(folder)
+    with pytest.raises((ValueError, OSError)) as error:
+        FoalNet.from_wavlm(folder, video_dim=VIDEO_DIM)
+    assert re.search(message, str(error.value).splitlines()[0])
+    assert not (folder / "ran").exists()
+    assert not caplog.records
+
+
+def test_a_malicious_zip_of_tensors_runs_nothing(tmp_path):
+    folder = Path(write_wavlm(tmp_path / "wavlm"))
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save({**weights, "more": Malicious(folder / "ran")}, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="save_file as model.safetensors"):
+        FoalNet.from_wavlm(folder, video_dim=VIDEO_DIM)
+    assert not (folder / "ran").exists()
+    torch.load(folder / "pytorch_model.bin", weights_only=False)
+    assert (folder / "ran").exists(), "the file is not malicious"
+
+
+def test_from_wavlm_takes_a_checkpoint_with_a_head_on_top(tmp_path):
+    torch.manual_seed(3)
+    whole = WavLMForCTC(WavLMConfig(**{**WAVLM, **NO_DROPOUT}))
+    whole.save_pretrained(tmp_path)
+    model = FoalNet.from_wavlm(tmp_path, video_dim=VIDEO_DIM)
+    assert all(torch.equal(model.wavlm.state_dict()[name], value) for name, value in whole.wavlm.state_dict().items())
 
 
 def test_the_seed_decides_the_new_weights(tmp_path):

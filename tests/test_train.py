@@ -420,6 +420,17 @@ def test_a_bad_file_is_found_before_training(capsys, corpus, run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_class_that_is_not_in_the_list_is_refused_and_an_odd_list_is_named(capsys, corpus, run, tmp_path):
+    lines = (corpus / "train.scp").read_text().splitlines(keepends=True)
+    (tmp_path / "two.scp").write_text("".join(line for line in lines if line.split()[-1] in ("neu", "hap")))
+    two = {"train_src": tmp_path / "two.scp"}
+    fail(capsys, lambda: run(**two), "two.scp", "no utterance of the class", "--labels")
+    valid = (corpus / "valid.scp").read_text().splitlines(keepends=True)
+    (tmp_path / "one.scp").write_text("".join(line for line in valid if line.split()[-1] == "hap"))
+    run(**two, labels="hap,neu", test_src=tmp_path / "one.scp")
+    assert "valid: every utterance is of the class hap" in capsys.readouterr().out
+
+
 def test_an_empty_checkpoint_folder_is_named(capsys, run, tmp_path):
     (tmp_path / "empty").mkdir()
     fail(capsys, lambda: run(audio_model=tmp_path / "empty"), "--audio_model", tmp_path / "empty")

@@ -84,3 +84,25 @@ def test_a_sound_of_its_own_is_not_cut(dialogue, write_corpus, make_folds):
     write_corpus(dialogue, sessions=2, video="long/talk.avi", start=1.0, end=2.0)
     make_folds(dialogue)
     assert not (dialogue / "folds" / "audio").exists()
+
+
+def test_ends_far_past_the_sound_are_cut_and_named_in_one_line(dialogue, write_corpus, make_folds, caplog):
+    write_corpus(dialogue, sessions=2)
+    table = pd.read_csv(dialogue / "manifest.csv").assign(path="long/talk.wav", start=9.0, end=10.2)
+    table.loc[[2, 5], "end"] = 1000.0
+    table.to_csv(dialogue / "manifest.csv", index=False)
+    make_folds(dialogue)
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "foalnet.cutting"]
+    named = ", ".join(f"{utt_id} (1000.00 of 10.00 s)" for utt_id in sorted(table["id"][[2, 5]]))
+    assert warning == f"2 utterances end past their sound and are cut at its end: {named}"
+    assert sf.info(dialogue / "folds" / "audio" / f"{table['id'][2]}.wav").frames == 16000
+
+
+def test_a_start_past_the_end_is_refused(dialogue, write_corpus, make_folds, errors_of, capsys):
+    write_corpus(dialogue, sessions=2)
+    table = pd.read_csv(dialogue / "manifest.csv").assign(path="long/talk.wav", start=1.0, end=2.0)
+    table.loc[3, ["start", "end"]] = [50.0, 60.0]
+    table.to_csv(dialogue / "manifest.csv", index=False)
+    (error,) = errors_of(dialogue, capsys)
+    assert error.startswith(f"error: {table['id'][3]}: ")
+    assert "start 50.0000 is not before its end at 10.0000 s" in error

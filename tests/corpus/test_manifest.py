@@ -79,6 +79,16 @@ def test_problems_name_the_line_in_the_file(read):
     assert ": line 5: column label is empty" in error
 
 
+@pytest.mark.parametrize(
+    ("utt_id", "message"),
+    [("a\0b", "can't be printed"), ("x" * 300, "is 300 bytes long; at most 200"), ("../a", "slash"), ("a b", "space")],
+)
+def test_an_id_that_is_no_file_name_is_refused(read, utt_id, message):
+    (error,) = errors_of(read, HEADER, ROWS[0], f"{utt_id},x.wav,neu,ann,1")
+    assert ": line 3: id " in error
+    assert message in error
+
+
 @pytest.mark.parametrize("content", [b"", b"id,path\xff", b'id,path,label,speaker,session\n"a,a.wav,neu,ann,1\n'])
 def test_a_file_that_is_no_table_is_refused(tmp_path, content):
     path = tmp_path / "manifest.csv"

@@ -102,12 +102,15 @@ def test_restart_keeps_what_is_finished(corpus, tmp_path, tiny_clip):
     files = {path.name: path for path in (tmp_path / "f").glob("*.npy")}
     expected = np.load(files["b.npy"])
     files["b.npy"].unlink()
-    (tmp_path / "f" / ".b.npy.part").write_bytes(b"cut short")
+    for name, age in ((".b.npy.part", 3600), (".b.npy.1234.part", 3600), (".d.npy.1234.part", 0)):
+        (tmp_path / "f" / name).write_bytes(b"cut short")
+        os.utime(tmp_path / "f" / name, (time.time() - age,) * 2)
     times = {name: path.stat().st_mtime_ns for name, path in files.items() if name != "b.npy"}
     main(argv)
     np.testing.assert_allclose(np.load(files["b.npy"]), expected, rtol=1e-4, atol=1e-4)
     assert {name: files[name].stat().st_mtime_ns for name in times} == times
-    assert not list((tmp_path / "f").glob(".*"))
+    hidden = [path.name for path in (tmp_path / "f").glob(".*")]
+    assert hidden == [".d.npy.1234.part"], "another job may be writing the one that is new"
 
 
 def test_two_processes_share_the_work(corpus, tmp_path, tiny_clip):
@@ -241,3 +244,20 @@ def test_the_command_is_found_by_its_path(tmp_path):
     result = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 2
     assert "error: nowhere.csv: no such file" in result.stderr
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_ends_far_past_the_video_are_cut_and_named_in_one_line(corpus, tmp_path, tiny_clip, caplog, workers):
+    rows = [("far", 0.1, 1000), ("near", 0.2, 0.7), ("whole", "", ""), ("inside", 0.1, 0.2)]
+    rows = [(name, tmp_path / "video" / "0.avi", start, end, "full") for name, start, end in rows]
+    rows.append(("further", tmp_path / "video" / "1.avi", 0.2, 5, "full"))
+    manifest = write_manifest(tmp_path / "past.csv", rows)
+    argv = ["--manifest", manifest, "--clip_model", tiny_clip, "--num_workers", workers]
+    main([*argv, "--out", str(tmp_path / "all")])
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f"{manifest}: 2 utterances end past their video" in warning
+    assert warning.endswith(": far (1000.00 of 0.37 s), further (5.00 of 0.37 s)")
+    assert len(np.load(tmp_path / "all" / "far.npy")) == 9
+    caplog.clear()
+    main([*argv, "--out", str(tmp_path / "first"), "--max_frames", "3"])
+    assert not [record for record in caplog.records if record.levelname == "WARNING"], "nothing of these is missing"

@@ -1,9 +1,11 @@
 """Training on cached states of a frozen encoder: the same numbers as through the encoder, computed once."""
 
 import logging
+import shutil
 
 import numpy as np
 import pytest
+import soundfile as sf
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from transformers import WavLMModel
@@ -68,3 +70,32 @@ def test_one_pass_serves_every_run_of_the_same_encoder(tmp_path, monkeypatch):
     assert stop.value.code == 2
     assert isinstance(stop.value.__cause__, InputError)
     assert "normalize_audio was False and is True" in str(stop.value.__cause__)
+
+
+def test_replaced_sounds_are_not_predicted_from_their_old_states(tmp_path, capsys):
+    corpus, wavlm = write_corpus(tmp_path / "corpus", train=8, valid=4), write_wavlm(tmp_path / "wavlm")
+
+    def run(name):
+        flags = [f"--train_src={corpus}/train.scp", f"--valid_src={corpus}/valid.scp", f"--audio_model={wavlm}"]
+        flags += [f"--video_root={corpus}/features", "--num_workers=0", "--epochs=1", "--freeze_encoder"]
+        result = train.main([*flags, f"--states_root={tmp_path}/states", f"--save_root={tmp_path}/{name}"])
+        AcceleratorState._reset_state(True)
+        GradientState._reset_state()
+        return result["loss"]
+
+    first = run("first")
+    for number, path in enumerate(sorted((corpus / "wav").glob("[tv][ra]*.wav"))):
+        sf.write(path, np.random.default_rng(number).uniform(-0.9, 0.9, sf.info(path).frames), sf.info(path).samplerate)
+    capsys.readouterr()
+    second = run("second")
+    assert "the sounds of 12 states have changed since" in capsys.readouterr().out
+    assert second != first
+    shutil.rmtree(tmp_path / "states")
+    assert run("third") == second
+
+    path = tmp_path / "states" / "valid_001.npy"
+    np.save(path, np.full_like(np.load(path), np.nan))
+    with pytest.raises(SystemExit) as stop:
+        run("fourth")
+    assert stop.value.code == 2
+    assert f"error: {path}: row 0 holds NaN or infinity" in capsys.readouterr().err

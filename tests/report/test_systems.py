@@ -44,3 +44,14 @@ def test_runs_of_other_folders_are_other_rows(tmp_path):
 )
 def test_rows_are_named_by_their_weights(weights, name):
     assert name_system({"modality": "av", "avel_weight": weights[0], "mem_weight": weights[1]}) == name
+
+
+@pytest.mark.parametrize("modality", ["va", "av+text", "", None, ["a", "v"], "<script>alert(1)</script>", "=1+1"])
+def test_another_modality_is_named_as_it_is(tmp_path, modality, capsys):
+    write_ablation(tmp_path, ["audio only", "video only"], folds=2, size=12)
+    write_ablation(tmp_path / "other", ["audio only"], folds=2, size=12, modality=modality)
+    experiments, _ = load(tmp_path)
+    assert [s.name for s in experiments[0].systems] == ["audio only", "video only", f"modality {modality}"]
+    report.main([str(tmp_path), "--resamples", "100", "--tsne_points", "20"])
+    assert f"modality {modality}".replace("<", "&lt;").replace("](", "]\\(") in capsys.readouterr().out
+    assert "<script" not in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")

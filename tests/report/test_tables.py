@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
+from report.runs import read_run
 from run_folders import SYSTEMS, draw_labels, draw_predictions, read_predictions, write_ablation, write_run
+from running.records import disarm, rearm
 from scripts import report
 
 
@@ -82,3 +84,23 @@ def test_what_people_typed_is_no_formula(tmp_path, monkeypatch):
         ahead = "" if folder == "fine" else "'"
         assert row[list(typed)].to_dict() == {name: ahead + text for name, text in typed.items()}
         assert not [cell for cell in row.drop("system").dropna() if cell[0] in "=+-@"]
+
+
+TEXTS = ["=1+1", "'=1+1", "''=1", "-3g5yACwYnA", "+a", "@a", "a", "'a", "'", "", "\t=1", "ang"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_no_text_runs_in_a_spreadsheet_and_none_is_lost(text):
+    assert not disarm(text).startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert rearm(disarm(text)) == text
+
+
+def test_disarmed_predictions_are_read_back_as_they_were(tmp_path):
+    utt_ids, labels = [f"=1+{i}" for i in range(8)], np.arange(8) % 2
+    plain = write_run(tmp_path / "plain" / "s", utt_ids, labels, labels, "+ AVEL", ["-neu", "ang"])
+    safe = write_run(tmp_path / "safe" / "s", utt_ids, labels, labels, "+ AVEL", ["-neu", "ang"])
+    path = safe / "predictions_valid.csv"
+    cells = [line.split(",") for line in path.read_text().splitlines()]
+    path.write_text("".join(",".join([disarm(cell) for cell in row[:3]] + row[3:]) + "\n" for row in cells))
+    assert "\n'=1+0,'-neu,'-neu," in path.read_text()
+    pd.testing.assert_frame_equal(read_run(plain).predictions, read_run(safe).predictions)
