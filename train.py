@@ -17,7 +17,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-if __name__ == "__main__":
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main takes it: no traceback out of imports that take seconds
 
 import numpy as np

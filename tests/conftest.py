@@ -1,8 +1,13 @@
 """Fixtures that several test files share."""
 
+import signal
+
 import pytest
 
 from corpus.random_encoders import make_clip, make_wavlm
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a suite that a shell started in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or no child of a test could be interrupted
 
 
 @pytest.fixture(scope="session")
