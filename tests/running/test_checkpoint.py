@@ -4,13 +4,13 @@ import os
 import pickle
 import shutil
 import signal
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from interrupted import die_at
 
 from running.checkpoint import MANIFEST, adopt, find_version, read_manifest, verify, write_manifest, write_version
 from running.errors import InputError
@@ -79,16 +79,7 @@ def kill_at(event, root, work):
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    seen = 0
-
-    def audit(name, arguments):
-        nonlocal seen
-        if name in ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir") and str(root) in str(arguments[0]):
-            seen += 1
-            if seen == event:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(audit)
+    die_at(event, root)
     try:
         work()
     finally:
