@@ -1,1 +1,1 @@
-"""How fast this is against the release's way: the stock model, the arms, the workloads. Nothing that training needs."""
+"""How fast this is against the release's way, and what a training will take. Nothing that training needs."""
