@@ -508,6 +508,7 @@ def main(argv=None):
             result = report(run)
             run.accelerator.end_training()
         except Stopped as stop:
+            stopping.patient = True  # the launcher's death may send another one
             say_stop(args, run, stop.number)
         finally:
             if run is not None:

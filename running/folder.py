@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from accelerate.utils import broadcast_object_list
 
 from running.checkpoint import MANIFEST, adopt, find_version, forget_older, read_manifest, versions, write_version
 from running.errors import InputError
@@ -160,8 +161,6 @@ class RunFolder:
 
     def _tell(self, content):
         """The first process's content in every process."""
-        from accelerate.utils import broadcast_object_list
-
         content = [content]
         if self.accelerator.num_processes > 1:
             broadcast_object_list(content)

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: the step is finished, the state saved, one line said; a second signal does not wait.
+"""Ctrl-C, SIGTERM and SIGHUP: the step is finished, the state saved, one line said; a second Ctrl-C does not wait.
 
 The exit code is 128 and the number of the signal, as a shell gives it.
 """
@@ -8,12 +8,14 @@ import ctypes
 import os
 import signal
 import threading
+import time
 
 import torch
 import torch.distributed as dist
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PR_SET_PDEATHSIG = 1
+AGAIN = 1.0  # seconds after a signal from which on Ctrl-C is meant as a second one
 
 
 class Stopped(BaseException):
@@ -31,13 +33,19 @@ class Stopping:
     """
 
     def __init__(self):
-        self.number, self.patient, self.group = None, False, None
+        self.number, self.patient, self.since, self.group = None, False, None, None
 
     def handle(self, number, frame):
-        """Note a signal to be answered between two steps; outside of training, or a second time, stop at once."""
-        if not self.patient or self.number is not None:
+        """Note a signal to be answered between two steps; outside of training, or at a second Ctrl-C, stop at once.
+
+        One wish to end comes several times: from the terminal, from the launcher, and from its death.
+        """
+        now = time.monotonic()
+        again = self.since is not None and number == signal.SIGINT and now - self.since > AGAIN
+        if not self.patient or again:
             raise Stopped(number)
-        self.number = number
+        self.since = self.since or now
+        self.number = self.number or number
 
     def agree(self, *wishes):
         """What any process wants, all want: (stop, *wishes) as bools, the same in every process.
@@ -51,7 +59,8 @@ class Stopping:
             numbers = torch.tensor(asked)
             dist.all_reduce(numbers, dist.ReduceOp.MAX, group=self.group)
             asked = numbers.tolist()
-        self.number = asked[0] or None
+        if asked[0]:  # else leave alone what may have come since
+            self.number = asked[0]
         return tuple(map(bool, asked))
 
 
