@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,9 @@ def run_child(arguments, event=0):
         code = 0
     except SystemExit as stop:
         code = stop.code
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
     finally:
         os._exit(code)
 
