@@ -226,8 +226,7 @@ def read_audio(path, max_length=None, start=0.0):
         except (av.FFmpegError, OSError) as error:
             raise InputError(f"{path}: no sound that libsndfile or FFmpeg can read: {error}") from error
     _check_rate(path, rate)
-    if rate != SAMPLE_RATE and len(samples):
-        samples = _resample(samples, rate)
+    samples = resample(samples, rate)
     return samples if max_length is None else samples[: round(max_length * SAMPLE_RATE)]
 
 
@@ -276,8 +275,10 @@ def _check_rate(path, rate):
         raise InputError(f"{path}: a sampling rate of {rate} Hz; {RATES[0]} to {RATES[1]} Hz are read")
 
 
-def _resample(samples, rate):
+def resample(samples, rate):
     """(n,) float32 at any rate -> at 16 kHz; torchaudio's filter of a rate such as 44101 Hz would take gigabytes."""
+    if rate == SAMPLE_RATE or not len(samples):
+        return samples
     if rate * SAMPLE_RATE / math.gcd(rate, SAMPLE_RATE) ** 2 > LARGEST_FILTER:
         if not np.isfinite(samples).all():
             return samples  # librosa takes no NaN; whoever reads this names it

@@ -18,13 +18,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import PreTrainedConfig, PreTrainedModel, WavLMConfig, WavLMModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, WavLMConfig, WavLMModel
 from transformers.utils import ModelOutput
 from transformers.utils import logging as transformers_logging
 
@@ -53,6 +54,9 @@ class FoalNetConfig(PreTrainedConfig):
         pooling: how states become one vector over time, `mean` (paper) or `max`.
         normalize_audio: whether waveforms were normalised in training (the data path reads it).
         freeze_encoder: WavLM is not trained and stays in evaluation mode.
+        modality_dropout: probability that the classifier gets one stream of a training utterance alone; above 0 the
+            model has a learnt stand-in for a stream that is absent.
+        calibration_temperature: divisor of the logits that makes the probabilities believable; 1: not fitted.
         initializer_range: standard deviation of the new linear layers' first weights.
     """
 
@@ -76,6 +80,8 @@ class FoalNetConfig(PreTrainedConfig):
         pooling="mean",
         normalize_audio=False,
         freeze_encoder=False,
+        modality_dropout=0.0,
+        calibration_temperature=1.0,
         initializer_range=0.02,
         **kwargs,
     ):
@@ -100,6 +106,8 @@ class FoalNetConfig(PreTrainedConfig):
         self.pooling = pooling
         self.normalize_audio = normalize_audio
         self.freeze_encoder = freeze_encoder
+        self.modality_dropout = modality_dropout
+        self.calibration_temperature = calibration_temperature
         self.initializer_range = initializer_range
         names = {"id2label": dict(enumerate(self.labels)), "label2id": {n: i for i, n in enumerate(self.labels)}}
         super().__init__(**{**kwargs, **names})
@@ -276,6 +284,12 @@ class CrossAttention(nn.Module):
         output = self.dropout(self.w_concat(attended.transpose(1, 2).flatten(2)))
         return self.ln(output + _take(states, rows))
 
+    def attend(self, states, other, other_mask):
+        """What forward weighs the other stream by: (B, T, T') float, mean over the heads, rows sum to 1."""
+        q, k = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (self.w_q(states), self.w_k(other)))
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (B, H, T, T')
+        return scores.masked_fill(~other_mask[:, None, None, :], -torch.inf).softmax(-1).mean(1)
+
 
 def _take(tensor, rows):
     return tensor if rows is None else tensor[rows]
@@ -293,7 +307,7 @@ def avel_losses(similarities, labels, all_labels):
     return -(F.log_softmax(similarities, dim=-1) * positives).sum(-1)
 
 
-def sample_hard_negatives(similarities, labels, all_labels, gumbel):
+def sample_hard_negatives(similarities, labels, all_labels, gumbel, candidates=None):
     """For each row one column of another emotion, drawn from the softmax of its similarities over those; no gradient.
 
     The draw is an argmax of similarity + Gumbel noise, which is a draw from the softmax without any device sync.
@@ -302,15 +316,36 @@ def sample_hard_negatives(similarities, labels, all_labels, gumbel):
         similarities: (B, G), over temperature.
         labels: (B,) of the rows, all_labels: (G,) of the columns.
         gumbel: (B, G) standard Gumbel noise.
+        candidates: (G,) bool, the columns that may be drawn; None: all.
     Returns: (B,) int64 columns; without meaning for a row that has no column of another emotion.
     """
-    others = labels[:, None] != all_labels[None, :]
+    others = find_others(labels, all_labels, candidates)
     return (similarities.detach() + gumbel).masked_fill(~others, -torch.inf).argmax(-1)
+
+
+def find_others(labels, all_labels, candidates=None):
+    """(B, G) bool: the columns of another emotion, of those that are candidates."""
+    others = labels[:, None] != all_labels[None, :]
+    return others if candidates is None else others & candidates
 
 
 def draw_gumbel(size, device, generator=None):
     """Standard Gumbel noise, (size, size) float32."""
     return -torch.empty(size, size, device=device).exponential_(generator=generator).log()
+
+
+def draw_absences(rows, probability, device, seed=None):
+    """Which utterances of a global batch lose a stream: (2, G) bool, the sound and the picture, never both.
+
+    Args:
+        rows: G. probability: of losing either. seed: int, the same in every process; None: the default generator.
+    """
+    generator = None
+    if seed is not None:
+        generator = torch.Generator(device).manual_seed(int(np.random.SeedSequence([seed, 2]).generate_state(1)[0]))
+    draws = torch.rand(rows, device=device, generator=generator)
+    audio = draws < probability / 2
+    return torch.stack([audio, (draws < probability) & ~audio])
 
 
 def _load_wavlm(audio_model):
@@ -404,6 +439,9 @@ class FoalNet(PreTrainedModel):
         self.a2v_head = nn.Linear(audio_dim, 2)
         self.v2a_head = nn.Linear(video_dim, 2)
         self.temp = nn.Parameter(torch.tensor(float(config.initial_temperature)))
+        if config.modality_dropout:
+            self.absent_audio = nn.Parameter(torch.zeros(audio_dim))
+            self.absent_video = nn.Parameter(torch.zeros(video_dim))
 
     def _init_weights(self, module):
         """N(0, initializer_range) for linear layers, bias 0; LayerNorm 1 and 0; WavLM initialises itself.
@@ -419,6 +457,9 @@ class FoalNet(PreTrainedModel):
             module.reset_parameters()
         elif isinstance(module, FoalNet) and hasattr(module, "temp"):
             nn.init.constant_(module.temp, self.config.initial_temperature)
+            if self.config.modality_dropout:
+                nn.init.zeros_(module.absent_audio)
+                nn.init.zeros_(module.absent_video)
 
     def _freeze_unused(self):
         """Take parameters that get no gradient out of training, so that distributed training need not look for them."""
@@ -480,7 +521,8 @@ class FoalNet(PreTrainedModel):
     ):
         """
         Args:
-            input_values: (B, Na) float, 16 kHz waveform; attention_mask: (B, Na), 1 where valid, None = all.
+            input_values: (B, Na) float, 16 kHz waveform; attention_mask: (B, Na), 1 where valid, None = all. A
+                model of both streams predicts from one where all arguments of the other are None.
             audio_states, audio_mask: (B, Ta, Da) and (B, Ta), WavLM's output, instead of the two above.
             video_features: (B, Tv, Dv) float; video_mask: (B, Tv), 1 where valid, None = all.
             labels: (B,) int64; None predicts: no loss, and only the real pairs are fused.
@@ -491,14 +533,13 @@ class FoalNet(PreTrainedModel):
         Returns: FoalNetOutput.
         """
         streams, draws = {}, None if seed is None else SharedDraws(seed, first_row)
-        if "a" in self.config.modality:
-            streams["audio"] = (
-                self.encode_audio(input_values, attention_mask, samples, draws)
-                if audio_states is None
-                else (self.dropout(audio_states), audio_mask)
-            )
-        if "v" in self.config.modality:
+        if "a" in self.config.modality and audio_states is not None:
+            streams["audio"] = self.dropout(audio_states), audio_mask
+        elif "a" in self.config.modality and input_values is not None:
+            streams["audio"] = self.encode_audio(input_values, attention_mask, samples, draws)
+        if "v" in self.config.modality and video_features is not None:
             streams["video"] = self.encode_video(video_features, video_mask)
+        self._stand_in(streams, labels)
         output = FoalNetOutput(**{f"{name}_pooled": self.pool(*stream) for name, stream in streams.items()})
         if self.config.modality == "av":
             self._align_and_fuse(streams["audio"], streams["video"], labels, seed, output)
@@ -524,31 +565,74 @@ class FoalNet(PreTrainedModel):
         features = video_features.to(self.cls_head.weight.dtype)
         return self.dropout(features) * video_mask[..., None].to(features.dtype), video_mask.bool()
 
+    def _stand_in(self, streams, labels):
+        """Give the model the stand-in of a stream that no utterance of the batch has; see `hide`."""
+        absent = [name for name in ("audio", "video") if name[0] in self.config.modality and name not in streams]
+        if not absent:
+            return
+        if not streams or labels is not None:
+            raise ValueError(f"no {' and no '.join(absent)} in the batch; every stream of the model is needed here")
+        (states, _), (name,) = next(iter(streams.values())), absent
+        width = self.config.wavlm.hidden_size if name == "audio" else self.config.video_dim
+        rows = states.shape[0]
+        blank = states.new_zeros(rows, 1, width), states.new_ones(rows, 1, dtype=torch.bool)
+        streams[name] = self.hide(name, *blank, blank[1][:, 0])
+
+    def hide(self, name, states, mask, absent):
+        """A stream without that of some utterances: one step of the learnt stand-in, or of zeros where none was learnt.
+
+        Args:
+            name: `audio` or `video`. states: (B, T, D), mask: (B, T) bool. absent: (B,) bool.
+        Returns: states and mask of the same shapes.
+        """
+        first = torch.arange(states.shape[1], device=states.device) == 0  # (T,)
+        stand_in = self.get_parameter(f"absent_{name}") if self.config.modality_dropout else states.new_zeros(())
+        blank = torch.where(first[:, None], stand_in.to(states.dtype), states.new_zeros(()))  # (T, D) or (T, 1)
+        return torch.where(absent[:, None, None], blank, states), torch.where(absent[:, None], first, mask)
+
     def _align_and_fuse(self, audio, video, labels, seed, output):
-        """The two-stream part: AVEL, negatives, fusion, MEM. audio and video are (states, mask)."""
+        """The two-stream part: AVEL, negatives, fusion, MEM. audio and video are (states, mask).
+
+        Where utterances lose a stream (`modality_dropout`), AVEL still sees both, the classifier what is left, and MEM,
+        which could not know, goes without them on both sides.
+        """
         output.audio_embeds = F.normalize(self.audio_project(output.audio_pooled).float(), dim=-1)
         output.video_embeds = F.normalize(self.video_project(output.video_pooled).float(), dim=-1)
-        config = self.config
-        if labels is not None and (config.avel_weight or config.mem_weight):
+        config, complete = self.config, None
+        if labels is not None and (config.avel_weight or config.mem_weight or config.modality_dropout):
             batch = GlobalBatch(audio[0], video[0])
             all_labels = batch.gather(labels)
-            self._align(labels, all_labels, batch, output)
+            local = slice(batch.first, batch.first + len(labels))
+            if config.avel_weight or config.mem_weight:
+                self._align(labels, all_labels, batch, output)
+            if config.modality_dropout and self.training:
+                absent = draw_absences(len(all_labels), config.modality_dropout, labels.device, seed)
+                audio = self.hide("audio", *audio, absent[0, local])
+                video = self.hide("video", *video, absent[1, local])
+                complete = ~absent.any(0)
         if labels is None or not config.mem_weight:
             output.fused = torch.cat([self.fuse(self.a2v, *audio, *video), self.fuse(self.v2a, *video, *audio)], -1)
             return
-        local = slice(batch.first, batch.first + len(labels))
-        generator = None if seed is None else torch.Generator(labels.device).manual_seed(seed)
-        noise = [draw_gumbel(len(all_labels), labels.device, generator)[local] for _ in ("audio", "video")]
-        negative_video = sample_hard_negatives(output.logits_per_audio, labels, all_labels, noise[0])
-        negative_audio = sample_hard_negatives(output.logits_per_video, labels, all_labels, noise[1])
+        negatives = self._draw_negatives(labels, all_labels, local, complete, seed, output)
         all_audio, all_video = (
             [batch.gather(tensor, steps) for tensor in stream]
             for stream, steps in zip((audio, video), batch.steps, strict=True)
         )
-        audio_out = self.fuse(self.a2v, *audio, *all_video, negative_video, batch.first)
-        video_out = self.fuse(self.v2a, *video, *all_audio, negative_audio, batch.first)
-        self._match(audio_out, video_out, labels, all_labels, output)
+        audio_out = self.fuse(self.a2v, *audio, *all_video, negatives[0], batch.first)
+        video_out = self.fuse(self.v2a, *video, *all_audio, negatives[1], batch.first)
+        has_negative = find_others(labels, all_labels, complete).any(-1)
+        self._match(audio_out, video_out, has_negative if complete is None else has_negative & complete[local], output)
         output.fused = torch.cat([audio_out[: len(labels)], video_out[: len(labels)]], -1)
+
+    def _draw_negatives(self, labels, all_labels, local, complete, seed, output):
+        """For each row of this process a video and an audio of another emotion: two (B,) int64 of the global batch."""
+        generator = None if seed is None else torch.Generator(labels.device).manual_seed(seed)
+        noise = [draw_gumbel(len(all_labels), labels.device, generator)[local] for _ in ("audio", "video")]
+        similarities = output.logits_per_audio, output.logits_per_video
+        return [
+            sample_hard_negatives(s, labels, all_labels, gumbel, complete)
+            for s, gumbel in zip(similarities, noise, strict=True)
+        ]
 
     def fuse(self, layers, states, mask, other, other_mask, negatives=None, first=0):
         """Cross attention of one stream over the other, pooled over time.
@@ -582,11 +666,18 @@ class FoalNet(PreTrainedModel):
             losses = [avel_losses(s, labels, all_labels) for s in (output.logits_per_audio, output.logits_per_video)]
             output.loss_avel = global_mean(sum(losses) / 2)
 
-    def _match(self, audio_out, video_out, labels, all_labels, output):
-        """MEM's loss on the fused pairs, first the real ones, then the negatives."""
-        has_negative = (labels[:, None] != all_labels).any(-1)
-        output.mem_mask = has_negative.repeat(2)
-        output.mem_targets = torch.cat([torch.ones_like(labels), torch.zeros_like(labels)])
+    def attend(self, layers, states, other, other_mask):
+        """How a stream attends to the other, arguments of `fuse`: (B, T, T') float, mean over layers and heads."""
+        maps = []
+        for layer in layers:
+            maps.append(layer.attend(states, other, other_mask))
+            states = layer(states, other, other_mask)
+        return torch.stack(maps).mean(0)
+
+    def _match(self, audio_out, video_out, counts, output):
+        """MEM's loss on the fused pairs, first the real ones, then the negatives; counts: (B,) bool, rows with both."""
+        output.mem_mask = counts.repeat(2)
+        output.mem_targets = torch.cat([torch.ones_like(counts), torch.zeros_like(counts)]).long()
         output.mem_logits_audio, output.mem_logits_video = self.a2v_head(audio_out), self.v2a_head(video_out)
         losses = [
             F.cross_entropy(logits.float(), output.mem_targets, reduction="none")
@@ -601,3 +692,7 @@ class FoalNet(PreTrainedModel):
             output.loss = output.loss + self.config.avel_weight * output.loss_avel
         if output.loss_mem is not None:
             output.loss = output.loss + self.config.mem_weight * output.loss_mem
+
+
+AutoConfig.register(FoalNetConfig.model_type, FoalNetConfig, exist_ok=True)
+AutoModel.register(FoalNetConfig, FoalNet, exist_ok=True)

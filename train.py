@@ -39,14 +39,17 @@ from dataloader import (
     refuse_absent_classes,
     warn_oddities,
 )
+from features.preprocessing import Preprocessing, describe_clip
 from features.states import cache_states
 from model import INITIAL_TEMPERATURE, MODALITIES, POOLINGS, FoalNet, FoalNetConfig
 from optims import SCHEDULERS, build_optimizer, build_scheduler
+from running.conclusion import conclude
 from running.errors import InputError, command
-from running.evaluation import EMBEDDINGS, evaluate, move_inputs
+from running.evaluation import evaluate, move_inputs
 from running.flags import BOOLEAN, HelpFormatter, parse_interval, require
 from running.folder import RunFolder
 from running.launch import configure_logging, join_processes, start_processes
+from running.model_folder import write_model
 from running.precision import PRECISIONS, choose_precision
 from running.progress import progress_bar
 from running.records import checksum_weights, describe_files
@@ -56,7 +59,6 @@ from running.watching import BadSteps, Totals, measure_gradients, skip_bad_step
 
 logger = logging.getLogger("foalnet.train")
 DEBUG_UTTERANCES = 32
-RESULT_FLAGS = "epochs choose_by seed modality labels avel_weight mem_weight train_src valid_src test_src".split()
 
 
 def build_parser():
@@ -97,6 +99,13 @@ def build_parser():
     model.add_argument("--modality", default="av", choices=MODALITIES, help="audio and video, audio only, video only")
     model.add_argument("--pooling_model", default="mean", choices=POOLINGS, help="pooling of states over time")
     model.add_argument("--dropout", type=float, default=0.1, help="dropout of the cross attention")
+    model.add_argument(
+        "--modality_dropout",
+        type=float,
+        default=0.0,
+        help="probability that the classifier gets one stream of an utterance alone, by which the model learns to "
+        "answer for files without sound or picture",
+    )
 
     losses = parser.add_argument_group("losses")
     losses.add_argument(
@@ -160,6 +169,7 @@ def build_parser():
         "--max_bad_steps", type=int, default=10, help="steps in a row without a finite gradient that end it"
     )
     run.add_argument("--accept_changes", **BOOLEAN, help="resume although sounds or features were written again")
+    run.add_argument("--data_license", default="", help="licence of the data, one line for the model card")
     run.add_argument("--report_to", default="none", choices=("none", "tensorboard", "wandb"), help="live tracker")
     run.add_argument("--debug", **BOOLEAN, help="quick pass: 2 epochs on 32 utterances of each list")
     return parser
@@ -177,7 +187,10 @@ def parse_args(argv=None):
     positive_or_zero = "encoder_lr avel_weight mem_weight l2 max_grad_norm num_workers seed"
     require(args, positive_or_zero, "not be negative", lambda value: 0 <= value < float("inf"))
     require(args, "seed", "be less than 2^32", lambda value: value < 2**32)
-    require(args, "dropout warmup_ratio", "be at least 0 and less than 1", lambda value: 0 <= value < 1)
+    shares = "dropout modality_dropout warmup_ratio"
+    require(args, shares, "be at least 0 and less than 1", lambda value: 0 <= value < 1)
+    if args.modality_dropout and args.modality != "av":
+        raise InputError(f"--modality_dropout {args.modality_dropout}: needs both streams, --modality av")
     if args.max_length * SAMPLE_RATE < MIN_SAMPLES:
         raise InputError(f"--max_length {args.max_length}: WavLM needs at least {MIN_SAMPLES / SAMPLE_RATE} seconds")
     if args.fp16 and args.mixed_precision not in ("auto", "fp16"):
@@ -219,6 +232,7 @@ class Run:
     state: TrainingState  # what is saved of the above, and the progress
     folder: RunFolder
     data: dict  # {path: [bytes, time]} of all sounds and features
+    preprocessing: Preprocessing
 
     @property
     def progress(self):
@@ -292,6 +306,7 @@ def model_config(args, video_dim):
         "pooling": args.pooling_model,
         "normalize_audio": args.normalize_audio,
         "freeze_encoder": args.freeze_encoder,
+        "modality_dropout": args.modality_dropout,
     }
     return config if video_dim is None else {**config, "video_dim": video_dim}
 
@@ -332,7 +347,10 @@ def build_run(args):
     state = join_processes()
     configure_logging(state)
     splits, video_dim = load_lists(args, state.is_local_main_process)
-    data = describe_files([utterance for split in splits.values() for utterance in split], args.modality)
+    everything = [utterance for split in splits.values() for utterance in split]
+    data = describe_files(everything, args.modality)
+    clip = describe_clip(everything) if "v" in args.modality else None
+    preprocessing = Preprocessing(args.max_length, args.max_frames, args.normalize_audio, clip)
     set_seed(args.seed)
     model = build_model(args, video_dim)
     model.encoder_passes = args.gradient_accumulation_steps
@@ -360,12 +378,16 @@ def build_run(args):
     optimizer = build_optimizer(model, args.lr, args.l2, args.encoder_lr, args.decay_all, fused)
     scheduler = build_scheduler(args.scheduler, optimizer, args.epochs * len(train_loader), args.warmup_ratio)
     plain_model = model
+
+    def save_model(folder, state_dict):
+        write_model(folder, plain_model, preprocessing, state_dict=state_dict)
+
     model, optimizer = accelerator.prepare(model, optimizer)
     set_seed(args.seed, device_specific=True)  # dropout differs between processes
-    training_state = TrainingState(accelerator, plain_model, optimizer, scheduler)
+    training_state = TrainingState(accelerator, plain_model, optimizer, scheduler, save_model)
     folder = RunFolder(args.save_root, training_state, args.save_every)
     loaders = train_loader, evaluation_loaders
-    return Run(args, accelerator, model, optimizer, scheduler, *loaders, training_state, folder, data)
+    return Run(args, accelerator, model, optimizer, scheduler, *loaders, training_state, folder, data, preprocessing)
 
 
 def cache_encoder(args, model, splits, accelerator, loaders):
@@ -462,20 +484,12 @@ def train_step(run, batch, size, totals):
 
 
 def report(run):
-    """Evaluate best/, leave what it says of every list, and finish the folder. Returns: what result.json holds."""
-    args, model, summaries = run.args, FoalNet.from_pretrained(run.folder.best).to(run.accelerator.device), {}
-    for split, loader in run.evaluation_loaders.items():
-        evaluation = evaluate(run.accelerator, model, loader, EMBEDDINGS)
-        best = summaries[split] = evaluation.summarize(args.labels)
-        title = f"{split}: UA {best['ua']:.2%}, WA {best['wa']:.2%} ({run.protocol} protocol)"
-        run.folder.write_evaluation(split, evaluation, best, args.labels, title)
-    result = {"protocol": run.protocol, "reported": run.reported, "best_epoch": run.progress.best_epoch}
-    result |= {name: getattr(args, name) for name in RESULT_FLAGS}
-    result |= {**summaries[run.reported], "valid": summaries["valid"]}
-    run.folder.finish(result)
-    how = "chosen on the reported list" if run.protocol == "paper" else f"chosen on {args.valid_src}"
-    listed = evaluation_lists(args)[run.reported]
-    logger.info(f"{run.protocol} protocol: {listed}, epoch {run.progress.best_epoch} of {args.epochs}, {how}")
+    """Evaluate the best model, finish the folder, and say the scores. Returns: what result.json holds."""
+    lists = evaluation_lists(run.args)
+    result = conclude(run, lists)
+    how = "chosen on the reported list" if run.protocol == "paper" else f"chosen on {run.args.valid_src}"
+    epochs = f"epoch {run.progress.best_epoch} of {run.args.epochs}"
+    logger.info(f"{run.protocol} protocol: {lists[run.reported]}, {epochs}, {how}")
     logger.info(f"Best-UA: {result['ua']:.4f}, Best-WA: {result['wa']:.4f}")
     return result
 

@@ -23,21 +23,22 @@ REQUIRED = ("id", "path", "label", "speaker", "session")
 CROPS = ("full", "left", "right")
 
 
-def read_manifest(path):
+def read_manifest(path, required=REQUIRED):
     """Read and check a manifest.
 
     Args:
         path: the csv file, UTF-8, with a header line.
+        required: the columns that have to be there and filled in.
     Returns: a pandas.DataFrame of strings, sorted by `id`, with absolute `path` and `video`, float `start` and `end`
         (NaN where absent, seconds) and `crop` filled in.
     Raises: InputError that names every bad line at once.
     """
     path = Path(path)
-    table, problems = _read_table(path)
+    table, problems = _read_table(path, required)
     for column in ("video", "start", "end", "crop"):
         if column not in table:
             table[column] = ""
-    problems += _find_problems(table, path)
+    problems += _find_problems(table, path, required)
     if problems:
         raise InputError(join_problems(problems))
     if table.empty:
@@ -66,13 +67,13 @@ def fold_name(session):
     return f"session{int(digits)}" if digits.isdigit() else session
 
 
-def _read_table(path):
+def _read_table(path, required):
     """The cells of a manifest by line and column, and a problem for each line with more fields than columns."""
-    (_, header), *lines = _read_lines(path)
-    missing = [column for column in REQUIRED if column not in header]
+    (_, header), *lines = _read_lines(path, required)
+    missing = [column for column in required if column not in header]
     if missing:
         raise InputError(
-            f"{path}: line 1: no column {','.join(missing)}; found {','.join(header)}; needed {','.join(REQUIRED)}"
+            f"{path}: line 1: no column {','.join(missing)}; found {','.join(header)}; needed {','.join(required)}"
         )
     repeated = [(name, n) for name, n in Counter(header).items() if name and n > 1]
     if repeated:
@@ -93,10 +94,10 @@ def _read_table(path):
     return pd.DataFrame(rows.values(), index=list(rows), columns=columns, dtype=str), problems
 
 
-def _read_lines(path):
+def _read_lines(path, required):
     """The stripped cells of each line of a csv file, [(number of the line, list of str)]."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file; a manifest.csv with the columns {','.join(REQUIRED)} is needed")
+        raise InputError(f"{path}: no such file; a manifest.csv with the columns {','.join(required)} is needed")
     lines, number = [], 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -111,12 +112,12 @@ def _read_lines(path):
     return lines
 
 
-def _find_problems(table, path):
+def _find_problems(table, path, required):
     problems = []
     seen = {}
     for line, row in zip(table.index, table.to_dict("records"), strict=True):
         where = f"{path}: line {line}"
-        for column in REQUIRED:
+        for column in required:
             if row[column] == "":
                 problems.append(f"{where}: column {column} is empty")
         utt_id = row["id"]
@@ -126,7 +127,7 @@ def _find_problems(table, path):
         if utt_id and utt_id in seen:
             problems.append(f"{where}: id {utt_id!r} stands on line {seen[utt_id]} already")
         seen.setdefault(utt_id, line)
-        if any(character.isspace() for character in row["label"]):
+        if any(character.isspace() for character in row.get("label", "")):
             problems.append(f"{where}: label {row['label']!r} holds a space")
         if row["crop"] and row["crop"] not in CROPS:
             problems.append(f"{where}: crop {row['crop']!r} is not one of {', '.join(CROPS)}")

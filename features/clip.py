@@ -6,9 +6,9 @@ The embedding is CLIP's `get_image_features`, not normalised. Source: Radford et
 import torch
 from transformers import AutoConfig, CLIPVisionModelWithProjection
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.utils import logging as transformers_logging
 
 from running.errors import InputError
+from running.quiet import quiet_transformers
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -22,19 +22,13 @@ def load_clip(name):
         preprocessor_config.json gets CLIP's own processor at the image size of the model.
     Raises: InputError when there is no such checkpoint, it is not CLIP, or weights of the tower are missing.
     """
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     try:
-        model, info = CLIPVisionModelWithProjection.from_pretrained(
-            name, config=_read_config(name), output_loading_info=True, dtype=torch.float32
-        )
+        with quiet_transformers():
+            model, info = CLIPVisionModelWithProjection.from_pretrained(
+                name, config=_read_config(name), output_loading_info=True, dtype=torch.float32
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"--clip_model {name}: cannot be loaded: {str(error).splitlines()[0]}") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
     if info["missing_keys"]:
         raise InputError(f"--clip_model {name}: no weights for {sorted(info['missing_keys'])[0]}")
     size = model.config.image_size

@@ -15,6 +15,7 @@ from av.video.reformatter import VideoReformatter
 
 from running.errors import InputError
 
+RATE_TOLERANCE = 1.02  # 30 frames a second pass for 29.97
 TOLERANCE = 0.5  # seconds that an end may lie behind the last frame without a word
 
 
@@ -32,6 +33,11 @@ class Clip:
 
     def __post_init__(self):
         self.start, self.end = round(self.start, 6), round(self.end, 6)  # as read_frames does
+
+    def wants(self, stride, share):
+        """Whether the next frame is one of every `stride` of those that thinning to a share of all leaves."""
+        place = math.floor(self.seen * share)
+        return (self.seen == 0 or place > math.floor((self.seen - 1) * share)) and place % stride == 0
 
 
 @dataclass
@@ -55,6 +61,7 @@ class VideoReport:
 
     path: str
     rate: float | None = None  # frames a second
+    size: tuple | None = None  # width, height of the picture
     last: float | None = None  # seconds of the last frame that was decoded
     damaged: int = 0  # packets that do not decode
     past: list = field(default_factory=list)  # the Clips that are cut at the end of the video
@@ -85,7 +92,7 @@ def read_frames(container, stream):
             yield round(float(exact), 6), frame
 
 
-def cut_clips(path, clips, prepare, frame_stride=1, max_frames=0, threads=1):
+def cut_clips(path, clips, prepare, frame_stride=1, max_frames=0, threads=1, frame_rate=None):
     """Decode one video and give every frame to the clips that hold it.
 
     Args:
@@ -95,6 +102,7 @@ def cut_clips(path, clips, prepare, frame_stride=1, max_frames=0, threads=1):
         frame_stride: keep the frames 0, N, 2N, ... of each clip.
         max_frames: stop a clip after that many kept frames; 0 = all.
         threads: threads of the decoder.
+        frame_rate: frames a second that a faster video is thinned to, before the stride; None: all.
     Yields: Frame and, once a clip has all it gets, Finished; at last one VideoReport.
     """
     report = VideoReport(path)
@@ -105,8 +113,10 @@ def cut_clips(path, clips, prepare, frame_stride=1, max_frames=0, threads=1):
             stream = container.streams.video[0]
             stream.thread_type, stream.codec_context.thread_count = "AUTO", threads
             report.rate = float(stream.average_rate) if stream.average_rate else None
+            report.size = (stream.width, stream.height)
             _check_rows(path, prepare.rows, stream.height)
-            yield from _give_frames(read_frames(container, stream), clips, prepare, frame_stride, max_frames, report)
+            thinning = frame_stride, find_share(report.rate, frame_rate)
+            yield from _give_frames(read_frames(container, stream), clips, prepare, thinning, max_frames, report)
     except (OSError, av.FFmpegError) as error:
         report.problems.append(f"{path}: cannot be decoded as video: {error}")
     except InputError as error:
@@ -125,12 +135,21 @@ def cut_clips(path, clips, prepare, frame_stride=1, max_frames=0, threads=1):
     yield report
 
 
+def find_share(rate, wanted):
+    """The share of a video's frames that is wanted of it; small differences of the rates are let be.
+
+    Args:
+        rate: frames a second of the video. wanted: at most; either may be None, not known.
+    """
+    return 1.0 if not rate or not wanted or rate <= RATE_TOLERANCE * wanted else wanted / rate
+
+
 def _check_rows(path, rows, height):
     if rows and rows[1] > height:
         raise InputError(f"{path}: --rows {rows[0]}:{rows[1]} but the picture has {height} rows")
 
 
-def _give_frames(frames, clips, prepare, frame_stride, max_frames, report):
+def _give_frames(frames, clips, prepare, thinning, max_frames, report):
     """Yield what the clips get of the decoded frames, until none waits for more."""
     waiting, active, to_rgb = sorted(clips, key=lambda clip: clip.start, reverse=True), [], VideoReformatter()
     for seconds, frame in frames:
@@ -141,7 +160,7 @@ def _give_frames(frames, clips, prepare, frame_stride, max_frames, report):
         while waiting and waiting[-1].start <= seconds:
             active.append(waiting.pop())
         ended = [clip for clip in active if seconds >= clip.end]
-        yield from _prepare_frame(frame, [c for c in active if c not in ended], prepare, frame_stride, to_rgb)
+        yield from _prepare_frame(frame, [c for c in active if c not in ended], prepare, thinning, to_rgb)
         ended += [clip for clip in active if max_frames and clip.kept >= max_frames]
         active = [clip for clip in active if clip not in ended]
         yield from _finish(ended)
@@ -149,11 +168,11 @@ def _give_frames(frames, clips, prepare, frame_stride, max_frames, report):
             return
 
 
-def _prepare_frame(frame, clips, prepare, frame_stride, to_rgb):
+def _prepare_frame(frame, clips, prepare, thinning, to_rgb):
     """Yield one Frame per crop that the clips want of this frame, and count."""
     wanted = defaultdict(list)
     for clip in clips:
-        if clip.seen % frame_stride == 0:
+        if clip.wants(*thinning):
             wanted[clip.crop].append(clip.utt_id)
             clip.kept += 1
         clip.seen += 1

@@ -6,7 +6,6 @@ Sources: Radford et al. 2021 (CLIP); Li et al. 2024 (CLIP ViT-L/14 frames as the
 
 import logging
 import os
-from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import chain
@@ -95,9 +94,11 @@ def extract_features(
     encoder = ClipEncoder(model, processor, state.device, DTYPES[mixed_precision])
     writer = FeatureWriter(out, np.float16 if half else np.float32)
     cutting = {"frame_stride": frame_stride, "max_frames": max_frames}
-    rates, problems, past = extract_share(videos, prepare, encoder, writer, batch_size, num_workers, state, **cutting)
+    reports = extract_share(videos, prepare, encoder, writer, batch_size, num_workers, state, **cutting)
+    problems = [problem for report in reports for problem in report.problems]
     if state.is_main_process:
-        write_record(out, settings, table, sources, previous, rates)
+        write_record(out, settings, table, sources, previous, reports)
+        past = [f"{c.utt_id} ({c.end:.2f} of {report.last:.2f} s)" for report in reports for c in report.past]
         if past:
             warn_past(manifest, sorted(past))
         logger.info("%d of %d utterances are in %s", len(find_finished(out, table["id"])), len(table), out)
@@ -128,7 +129,7 @@ def extract_share(videos, prepare, encoder, writer, batch_size, num_workers, sta
         videos: dict path -> Clips, of all processes.
         state: PartialState.
         cutting: frame_stride and max_frames of `cut_clips`.
-    Returns: (Counter of frame rates, list of problems, list of what is cut at its video's end), over all processes.
+    Returns: list of VideoReport, over all processes.
     """
     share = share_videos(videos, state.process_index, state.num_processes)
     cores = max(1, len(os.sched_getaffinity(0)) // state.num_processes)
@@ -143,11 +144,8 @@ def extract_share(videos, prepare, encoder, writer, batch_size, num_workers, sta
             bar.update(n_utterances)
             bar.set_postfix_str(f"{frames / max(bar.format_dict['elapsed'], 1e-6):.0f} frames/s", refresh=False)
 
-        rates, problems, past = encode_frames(loader, encoder, writer, batch_size, progress)
-    if state.num_processes > 1:
-        rates = sum(gather_object([rates]), Counter())
-        problems, past = gather_object(problems), gather_object(past)
-    return rates, problems, past
+        reports = encode_frames(loader, encoder, writer, batch_size, progress)
+    return gather_object(reports) if state.num_processes > 1 else reports
 
 
 @dataclass
@@ -180,9 +178,12 @@ def encode_frames(chunks, encoder, writer, batch_size, progress=None):
 
     The rows of a batch are fetched from the device while the next batch is computed.
 
-    Returns: (Counter of frame rates, list of problems, list of what is cut at its video's end).
+    Args:
+        chunks: of a frame loader. encoder: ClipEncoder. writer: FeatureWriter or FeatureCollector.
+        batch_size: frames. progress: function of the frames and the utterances that are done since it was called.
+    Returns: list of VideoReport.
     """
-    rates, problems, past, pending = Counter(), [], [], None
+    reports, pending = [], None
 
     def write(batch, features):
         if features is not None:
@@ -198,11 +199,9 @@ def encode_frames(chunks, encoder, writer, batch_size, progress=None):
         if pending is not None:
             write(*pending)
         pending = batch, features
+        reports += batch.reports
         for report in batch.reports:
-            rates[report.rate] += 1
-            problems += report.problems
-            past += [f"{clip.utt_id} ({clip.end:.2f} of {report.last:.2f} s)" for clip in report.past]
             if report.damaged:
                 logger.warning("%s: %d packets do not decode and were left out", report.path, report.damaged)
     write(*pending)
-    return rates, problems, past
+    return reports

@@ -41,6 +41,17 @@ class FeatureWriter:
         write_array(self.out / f"{utt_id}.npy", np.stack(self.rows.pop(utt_id)).astype(self.dtype))
 
 
+class FeatureCollector(FeatureWriter):
+    """Keep the rows of each utterance in memory. Attributes: features: {id: (frames, dim) array of `dtype`}."""
+
+    def __init__(self, dtype):
+        super().__init__("", dtype)
+        self.features = {}
+
+    def finish(self, utt_id):
+        self.features[utt_id] = np.stack(self.rows.pop(utt_id)).astype(self.dtype)
+
+
 def remove_unfinished(out, age=600.0):
     """Remove what a killed process left of arrays that it was writing. Args: age: seconds since; a write takes one."""
     for part in Path(out).glob(".*.npy*.part"):
@@ -98,17 +109,19 @@ def compare_settings(out, settings, sources, finished):
     return record
 
 
-def write_record(out, settings, table, sources, previous, rates=None):
-    """Write features.json: the settings, the frame rate, how many utterances are there and their sources."""
+def write_record(out, settings, table, sources, previous, reports=()):
+    """Write features.json: the settings, usual frame rate and picture size, how many utterances, their sources."""
     done = {path.stem for path in Path(out).glob("*.npy")}
     sources = {**previous.get("sources", {}), **sources}
-    known = [rate for rate, _ in (rates or Counter()).most_common() if rate]
+    known = [rate for rate, _ in Counter(report.rate for report in reports).most_common() if rate]
+    picture = [list(size) for size, _ in Counter(report.size for report in reports).most_common() if size]
     if len(known) > 1:
         logger.warning("videos of different frame rates: %s", ", ".join(f"{rate:.3f}" for rate in known))
     record = {
         **settings,
         "crop": sorted(set(table["crop"])),
         "frame_rate": round(known[0], 3) if known else previous.get("frame_rate"),
+        "picture_size": picture[0] if picture else previous.get("picture_size"),
         "utterances": len(done & sources.keys()),
         "sources": dict(sorted(sources.items())),
     }

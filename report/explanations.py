@@ -8,6 +8,7 @@ PROTOCOLS = {
     "as in the paper. Such numbers are optimistic: some of each is luck of the epoch.",
     "strict": "Strict protocol: the best epoch of a fold is chosen by {score} on a session of its own, and the "
     "reported session is looked at once.",
+    "evaluation": "Evaluation: models that were trained elsewhere, on a list that chose nothing of them.",
 }
 FEW_SPEAKERS = 10
 

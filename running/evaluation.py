@@ -1,6 +1,7 @@
 """What a trained FoalNet says of a list: predictions, embeddings, and their summary."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,9 +10,15 @@ from accelerate.utils import gather_object
 
 from running.errors import InputError
 from running.metrics import count_confusion, summarize_confusion
+from running.pictures import plot_confusion
 from running.progress import progress_bar
+from running.records import replace_file, write_predictions
 
 EMBEDDINGS = ("audio_pooled", "video_pooled", "audio_embeds", "video_embeds", "fused")
+STREAMS = {  # the entries of a batch that a stream has
+    "audio": ("input_values", "attention_mask", "audio_states", "audio_mask"),
+    "video": ("video_features", "video_mask"),
+}
 MODEL_INPUTS = (
     "input_values",
     "audio_states",
@@ -41,7 +48,11 @@ class Evaluation:
 
     @property
     def probabilities(self):
-        return torch.from_numpy(self.logits).softmax(-1).numpy()
+        return self.calibrated(1.0)
+
+    def calibrated(self, temperature):
+        """Probabilities (n, C) float32, softmax(logits / temperature)."""
+        return torch.from_numpy(self.logits).div(temperature).softmax(-1).numpy()
 
     def summarize(self, names):
         """WA, UA and the rest of `summarize_confusion`, the cross entropy, and the mean similarities of pairs."""
@@ -66,21 +77,38 @@ class Evaluation:
         }
 
 
+def write_evaluation(root, split, evaluation, labels, title):
+    """Leave predictions, embeddings and confusion matrix of a list in a folder.
+
+    Args:
+        root: the folder. split: `valid` or `test`. evaluation: Evaluation.
+        labels: the class names. title: of the picture.
+    """
+    root, halves = Path(root), {name: states.astype(np.float16) for name, states in evaluation.embeddings.items()}
+    content = evaluation.utt_ids, evaluation.labels, evaluation.probabilities, labels
+    write_predictions(root / f"predictions_{split}.csv", *content)
+    with replace_file(root / f"embeddings_{split}.npz") as file:
+        np.savez(file, utt_ids=evaluation.utt_ids, labels=evaluation.labels, **halves)
+    confusion = count_confusion(evaluation.labels, evaluation.logits.argmax(1), len(labels))
+    plot_confusion(confusion, labels, root / f"confusion_{split}.png", title=title)
+
+
 @torch.no_grad()
-def evaluate(accelerator, model, loader, keep=("audio_embeds", "video_embeds")):
+def evaluate(accelerator, model, loader, keep=("audio_embeds", "video_embeds"), absent=()):
     """Predict a list without looking at its labels; each utterance once, over all processes.
 
     Args:
         model: FoalNet, not wrapped for distributed training.
         loader: of `build_dataloaders`.
         keep: names of EMBEDDINGS to collect.
+        absent: entries of the batches to leave out, those of a stream of STREAMS.
     Returns: Evaluation.
     Raises: InputError for logits that are not finite.
     """
     model.eval()
     rows = []
     for batch in progress_bar(loader, desc="Evaluate", leave=False, disable=not accelerator.is_local_main_process):
-        inputs = move_inputs(batch, accelerator.device)
+        inputs = move_inputs({key: value for key, value in batch.items() if key not in absent}, accelerator.device)
         labels = inputs.pop("labels")
         with accelerator.autocast():
             output = model(**inputs)

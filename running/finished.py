@@ -10,8 +10,23 @@ from running.errors import InputError
 
 FREE_ON_RESUME = (  # flags that leave the mathematics alone
     *("resume", "num_workers", "report_to", "save_root"),
-    *("save_every", "max_bad_steps", "accept_changes"),
+    *("save_every", "max_bad_steps", "accept_changes", "data_license"),
 )
+
+
+def may_train_longer(before, flags):
+    """Whether a run may go on for more epochs than it began with: where its learning rate does not know their number.
+
+    Args: before, flags: dict of the flags of train.py, as the run began and now.
+    """
+    return before.get("scheduler") == flags["scheduler"] == "none" and flags["epochs"] > before.get("epochs", 0)
+
+
+def explain_refusal(changed):
+    """Why more epochs are refused, the end of a sentence; empty where they are not. Args: changed: list of texts."""
+    if not any(text.startswith("--epochs") for text in changed):
+        return ""
+    return " (a schedule ends with the epochs, so a longer run is another run; --scheduler none may go on)"
 
 
 def check_finished(folder, command):

@@ -18,14 +18,13 @@ import os
 import time
 from pathlib import Path
 
-import numpy as np
 from accelerate.utils import broadcast_object_list
 
 from running.checkpoint import MANIFEST, adopt, find_version, forget_older, read_manifest, versions, write_version
 from running.errors import InputError
-from running.finished import FREE_ON_RESUME
-from running.pictures import plot_confusion, plot_curves
-from running.records import describe_environment, read_json, replace_file, write_json, write_predictions, write_text
+from running.finished import FREE_ON_RESUME, explain_refusal, may_train_longer
+from running.pictures import plot_curves
+from running.records import describe_environment, read_json, write_json, write_text
 
 logger = logging.getLogger("foalnet.train")
 LOCKED = "FOALNET_LOCKED"  # environment variable: the folder that a driver has locked for this training
@@ -113,9 +112,13 @@ class RunFolder:
         pairs |= {name: (then.get(name), environment[name]) for name in ("mixed_precision", "processes")}
         hashes = then.get("sha256", {})
         pairs |= {f"SHA-256 of {path}": (hashes.get(path), now) for path, now in environment["sha256"].items()}
+        if may_train_longer(before, flags):
+            del pairs["--epochs"]
         changed = [f"{name} was {old!r} and is {new!r}" for name, (old, new) in pairs.items() if old != new]
         if changed:
-            raise InputError(f"--resume {self.root}: {', '.join(changed)}; resume with the same")
+            raise InputError(
+                f"--resume {self.root}: {', '.join(changed)}; resume with the same{explain_refusal(changed)}"
+            )
         recorded = read_json(self.root / "data.json")
         written = [path for path, entry in data.items() if recorded.get(path) != entry]
         if written:
@@ -167,8 +170,11 @@ class RunFolder:
         return content[0]
 
     def _record_start(self, flags, environment, data, begun):
-        if not begun:
+        if self.progress.epoch < flags["epochs"]:  # a finished run that is to go on is no finished one
+            (self.root / "result.json").unlink(missing_ok=True)
+        if not begun or read_json(self.root / "args.json").get("epochs") != flags["epochs"]:
             write_json(self.root / "args.json", flags)
+        if not begun:
             write_json(self.root / "environment.json", environment)
             write_json(self.root / "data.json", data)
         start = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "step": self.progress.steps, **environment}
@@ -197,12 +203,15 @@ class RunFolder:
         """
         started, state = time.monotonic(), self.state
         if state.best_is_new:
-            about = {**self._about(), "epoch": self.progress.best_epoch}
-            write_version(self.root / "best", self.accelerator, state.write_best, about)
+            self._write_best(state.write_best)
         write_version(self.root / "last", self.accelerator, state.write, self._about())
         state.best_is_new = False
         self.saved_at, self.saved_step = time.monotonic(), self.progress.steps
         self.seconds = self.saved_at - started
+
+    def _write_best(self, fill):
+        about = {**self._about(), "epoch": self.progress.best_epoch}
+        write_version(self.root / "best", self.accelerator, fill, about)
 
     def _about(self):
         return {"epoch": self.progress.epoch, "step": self.progress.steps, "batch": self.progress.batch}
@@ -220,25 +229,12 @@ class RunFolder:
         """The folder of the best epoch's model, read and found whole."""
         return self._choose(self.root / "best", self.progress.best_epoch)
 
-    def write_evaluation(self, split, evaluation, summary, labels, title):
-        """Leave predictions, embeddings and confusion matrix of a list.
+    def finish(self, result, write_model):
+        """Leave the described model in best/, then result.json, by which others know that the run is whole.
 
-        Args:
-            split: `valid` or `test`. evaluation: Evaluation. summary: of it.
-            labels: the class names. title: of the picture.
+        Args: result: dict. write_model: function of the folder that the model's files go to.
         """
-        if not self.accelerator.is_main_process:
-            return
-        root, halves = self.root, {k: v.astype(np.float16) for k, v in evaluation.embeddings.items()}
-        write_predictions(
-            root / f"predictions_{split}.csv", evaluation.utt_ids, evaluation.labels, evaluation.probabilities, labels
-        )
-        with replace_file(root / f"embeddings_{split}.npz") as file:
-            np.savez(file, utt_ids=evaluation.utt_ids, labels=evaluation.labels, **halves)
-        plot_confusion(summary["confusion"], labels, root / f"confusion_{split}.png", title=title)
-
-    def finish(self, result):
-        """Write result.json, by which others know that the run is whole."""
+        self._write_best(lambda folder: write_model(folder) if self.accelerator.is_main_process else None)
         if self.accelerator.is_main_process:
             write_json(self.root / "result.json", result)
             for name in ("last", "best"):

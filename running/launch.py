@@ -39,7 +39,8 @@ INSTEAD += "--gradient_checkpointing where memory is short"
 
 def read_launch_flags():
     """The flags of the launcher that started this process, {name: value or True}; None without accelerate's."""
-    words = psutil.Process().parent().cmdline()
+    parent = psutil.Process().parent()
+    words = parent.cmdline() if parent else []  # it may be gone
     starts = [i + 1 for i, word in enumerate(words) if word == "launch" or word.endswith("commands.launch")]
     return parse_launch_flags(words[starts[0] :]) if starts else None
 

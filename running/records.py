@@ -102,7 +102,7 @@ def write_predictions(path, utt_ids, labels, probabilities, names):
     writer.writerow(["utt_id", "label", "prediction", *(f"prob_{name}" for name in names)])
     for utt_id, label, row in zip(utt_ids, labels, probabilities, strict=True):
         texts = map(disarm, (utt_id, names[label], names[row.argmax()]))
-        writer.writerow([*texts, *(f"{p:.6f}" for p in row)])
+        writer.writerow([*texts, *(f"{p:.9g}" for p in row)])
     write_text(path, text.getvalue())
 
 

@@ -38,13 +38,15 @@ class Progress:
 class TrainingState:
     """The parts of a training that change with its steps.
 
-    model: FoalNet, not wrapped. optimizer, scheduler: of torch or accelerate. scaler: GradScaler of fp16, or None.
+    model: FoalNet, not wrapped. optimizer, scheduler: of torch or accelerate. save_model: function of a folder and a
+    state dict that writes the model.
     """
 
     accelerator: object
     model: torch.nn.Module
     optimizer: object
     scheduler: object
+    save_model: object
     progress: Progress = field(default_factory=Progress)
     best: dict | None = None  # weights of the best epoch on the host, in the first process, until they are written
     best_is_new: bool = False
@@ -57,9 +59,9 @@ class TrainingState:
             self.best = {name: value.detach().to("cpu", copy=True) for name, value in self.model.state_dict().items()}
 
     def write_best(self, folder):
-        """Write the best model into a folder, as `from_pretrained` wants it."""
+        """Write the best model into a folder, whole but for its card."""
         if self.accelerator.is_main_process:
-            self.model.save_pretrained(folder, state_dict=self.best)
+            self.save_model(folder, self.best)
             self.best = None
 
     def write(self, folder):

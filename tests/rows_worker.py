@@ -21,6 +21,8 @@ ROWS = {
     "avel": ["--mem_weight=0"],
     "mem": ["--avel_weight=0"],
     "both": [],
+    "both, streams dropped": ["--modality_dropout=0.6"],
+    "baseline, streams dropped": ["--modality_dropout=0.6", "--avel_weight=0", "--mem_weight=0"],
 }
 
 

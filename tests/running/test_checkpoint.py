@@ -33,7 +33,7 @@ def build_state(seed=0):
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
-    state = TrainingState(ALONE, model, optimizer, scheduler)
+    state = TrainingState(ALONE, model, optimizer, scheduler, save_model=None)
     for _ in range(3):
         step(state)
     return state

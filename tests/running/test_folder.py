@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 from running.errors import InputError
-from running.evaluation import Evaluation
+from running.evaluation import Evaluation, write_evaluation
 from running.folder import RunFolder
 from running.training_state import TrainingState
 
@@ -26,11 +26,8 @@ def fresh_state():
     logging.getLogger("foalnet").handlers.clear()
 
 
-class Model(torch.nn.Linear):
-    """What a RunFolder needs of a model."""
-
-    def save_pretrained(self, folder, state_dict):
-        torch.save(state_dict, folder / "model.pt")
+def save_model(folder, state_dict):
+    torch.save(state_dict, folder / "model.pt")
 
 
 class Training:
@@ -38,16 +35,17 @@ class Training:
 
     def __init__(self, root, lists):
         accelerator = Accelerator(cpu=True)
-        self.model = Model(1, 1, bias=False)
+        self.model = torch.nn.Linear(1, 1, bias=False)
         optimizer = torch.optim.AdamW(self.model.parameters())
         self.model.weight.grad = torch.ones(1, 1)
         optimizer.step()
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
-        self.state = TrainingState(accelerator, self.model, optimizer, scheduler)
+        self.state = TrainingState(accelerator, self.model, optimizer, scheduler, save_model)
         self.folder, self.lists, self.progress = RunFolder(root, self.state), lists, self.state.progress
 
     def open(self, data=None, **flags):
         flags = {"resume": False, "lr": 1e-4, "seed": 1, "num_workers": 0, "accept_changes": False, **flags}
+        flags = {"epochs": 40, "scheduler": "cosine", **flags}
         self.folder.open(flags, self.lists, data or {})
 
     def finish_epoch(self, is_best=True):
@@ -158,7 +156,7 @@ def test_a_second_training_is_kept_out(begin, tmp_path):
 def test_a_finished_run_without_last_is_not_trained_again(begin, tmp_path):
     training = begin()
     training.finish_epoch()
-    training.folder.finish({"ua": 1.0})
+    training.folder.finish({"ua": 1.0}, lambda folder: save_model(folder, training.model.state_dict()))
     shutil.rmtree(tmp_path / "run" / "last")
     for resume in (False, True):
         with pytest.raises(InputError, match="holds a finished run"):
@@ -207,8 +205,8 @@ def test_a_finished_folder_holds_predictions_embeddings_picture_and_result(begin
     logits = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]], np.float32)
     evaluation = Evaluation(["a", "b", "c"], np.array([0, 1, 1]), logits, {"fused": np.ones((3, 2), np.float32)})
     summary = evaluation.summarize(["x", "y"])
-    training.folder.write_evaluation("valid", evaluation, summary, ["x", "y"], "title")
-    training.folder.finish({"ua": summary["ua"]})
+    write_evaluation(root, "valid", evaluation, ["x", "y"], "title")
+    training.folder.finish({"ua": summary["ua"]}, lambda folder: save_model(folder, {}))
     assert [line.split(",")[:3] for line in (root / "predictions_valid.csv").read_text().splitlines()[1:]] == [
         ["a", "x", "x"],
         ["b", "y", "y"],

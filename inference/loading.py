@@ -1,0 +1,265 @@
+"""Sources -> segments with the very inputs that training saw: waveform and CLIP features.
+
+What was remembered of the training corpus is assumed of new files as far as it can hold: see `Assumptions`.
+"""
+
+import logging
+import math
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import av
+import numpy as np
+import soundfile as sf
+from av.stream import Disposition
+
+from dataloader import MIN_SAMPLES, SAMPLE_RATE, UNREADABLE, read_audio, read_features
+from features.decoding import Clip
+from features.extraction import encode_frames
+from features.loading import build_frame_loader
+from features.store import FeatureCollector
+from inference.segments import cut_source
+from running.errors import InputError
+
+logger = logging.getLogger("foalnet")
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """How pictures are taken where a source does not say; each is said once, in `explain`.
+
+    Attributes: rows, crop: as a user asked for, or None. clip: dict of Preprocessing.
+    """
+
+    clip: dict
+    rows: tuple | None = None
+    crop: str | None = None
+
+    def apply(self, source, size):
+        """(rows, crop) for a picture of a size (width, height).
+
+        What the corpus had is taken where the picture is of the corpus' size, else all of it.
+        """
+        alike = self.clip.get("picture_size") in (None, list(size))
+        crops, rows = self.clip.get("crop") or ["full"], self.clip.get("rows")
+        crop = self.crop or source.crop or (crops[0] if alike and len(crops) == 1 else "full")
+        return self.rows or (tuple(rows) if rows and alike else None), crop
+
+    def explain(self):
+        """What is assumed, a sentence, or None where the corpus' pictures were taken as they were."""
+        rows, crops, size = self.clip.get("rows"), self.clip.get("crop") or ["full"], self.clip.get("picture_size")
+        if not rows and crops == ["full"]:
+            return None
+        of_size = f" of {size[0]}x{size[1]}" if size else ""
+        trained = f"{' or '.join(crops)} picture" + (f", rows {rows[0]}:{rows[1]}" if rows else "")
+        taken = [f"rows {':'.join(map(str, self.rows))}" if self.rows else "the same rows of such videos" * bool(rows)]
+        taken += [f"the {self.crop} picture" if self.crop else "the full width" * (len(crops) > 1)]
+        return (
+            f"the model was trained on the {trained} of videos{of_size}; "
+            f"taken here: {' and '.join(filter(None, taken)) or 'the same of such videos'}, all of others; "
+            "--rows and --crop say otherwise"
+        )
+
+
+@dataclass
+class Segment:
+    """A part of a source, as long as the model takes.
+
+    Attributes: start, end: seconds since the source's start. samples: (n,) float32, features: (frames, dim), or None.
+    """
+
+    start: float
+    end: float
+    samples: np.ndarray | None = None
+    features: np.ndarray | None = None
+
+    @property
+    def streams(self):
+        return "a" * (self.samples is not None) + "v" * (self.features is not None)
+
+
+@dataclass
+class Loaded:
+    """A source that is ready for the model, or why it is not."""
+
+    source: object
+    segments: list = field(default_factory=list)
+    error: str | None = None
+    notes: list = field(default_factory=list)  # what is missing of it, sentences
+
+
+@dataclass
+class Streams:
+    """What a file holds: seconds of sound and of picture, None where there is none; the picture's width and height."""
+
+    sound: float | None
+    picture: float | None
+    size: tuple | None = None
+
+
+def probe_file(path):
+    """Look at a file's streams. Raises: InputError that names a file which is none of sound or video."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with sf.SoundFile(path) as file:
+            return Streams(file.frames / file.samplerate, None)
+    except UNREADABLE:
+        pass
+    try:
+        with av.open(str(path)) as container:
+            sounds = [stream for stream in container.streams.audio if stream.codec_context is not None]
+            covers = Disposition.attached_pic
+            pictures = [stream for stream in container.streams.video if not stream.disposition & covers]
+            whole = (container.duration or 0) / av.time_base
+            lengths = [_length(streams[0], whole) if streams else None for streams in (sounds, pictures)]
+            if lengths == [None, None]:
+                raise InputError(f"{path}: holds neither sound nor picture")
+            size = (pictures[0].width, pictures[0].height) if pictures else None
+            return Streams(*lengths, size)
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"{path}: no sound or video that libsndfile or FFmpeg can read: {error}") from error
+
+
+def _length(stream, whole):
+    return float(stream.duration * stream.time_base) if stream.duration else whole
+
+
+class Loader:
+    """Loads sources as a model wants them.
+
+    Args:
+        modality: of the model. preprocessing: Preprocessing. assumptions: Assumptions.
+        encoder: function of picture rows or None that gives (ClipEncoder, FramePreparer).
+        way, overlap: of `cut_source`. frames_batch: frames through CLIP at a time. num_workers: that decode videos.
+    """
+
+    def __init__(
+        self, modality, preprocessing, assumptions, encoder, way="windows", overlap=0.5, frames_batch=64, num_workers=0
+    ):
+        self.modality, self.preprocessing, self.assumptions = modality, preprocessing, assumptions
+        self.encoder, self.way, self.overlap = encoder, way, overlap
+        self.frames_batch, self.num_workers = frames_batch, num_workers
+
+    def load(self, sources):
+        """Sources -> list of Loaded, parallel. What is wrong with one is in its `error`, and stops no other."""
+        with ThreadPoolExecutor(4) as pool:
+            prepared = list(pool.map(self._prepare, sources))
+        if "v" in self.modality:
+            self._add_pictures([(loaded, streams) for loaded, streams in prepared if streams and streams.picture])
+        for loaded, _ in prepared:
+            self._judge(loaded)
+        return [loaded for loaded, _ in prepared]
+
+    def _prepare(self, source):
+        """A Loaded with its sound, cut into segments, and the Streams of its picture or None."""
+        loaded = Loaded(source)
+        try:
+            streams = self._look(source)
+            samples = self._read_sound(source, streams) if "a" in self.modality and streams.sound else None
+            seconds = len(samples) / SAMPLE_RATE if samples is not None else self._span(source, streams)
+            cutting = self.preprocessing.max_length, self.way, self.overlap
+            loaded.segments = [Segment(*part) for part in cut_source(seconds, *cutting, samples)]
+            if samples is not None:
+                for segment in loaded.segments:
+                    segment.samples = self._cut_sound(samples, segment)
+            self._add_features(loaded)
+            return loaded, streams
+        except InputError as error:
+            loaded.error = str(error)
+            return loaded, None
+
+    def _look(self, source):
+        if source.samples is not None:
+            return Streams(len(source.samples) / SAMPLE_RATE, None)
+        streams = probe_file(source.path)
+        if source.video not in (None, source.path) and "v" in self.modality:
+            picture = probe_file(source.video)
+            return replace(streams, picture=picture.picture, size=picture.size)
+        return streams
+
+    def _span(self, source, streams):
+        """Seconds of a source whose sound is not used."""
+        seconds = streams.picture or streams.sound
+        ends = seconds if source.end is None else min(source.end, seconds)
+        if ends <= source.start:
+            raise InputError(f"{source.name}: start {source.start:g} is not before its end at {ends:g} s")
+        return ends - source.start
+
+    def _read_sound(self, source, streams):
+        if source.samples is not None:
+            samples = source.samples
+        else:
+            start, seconds = source.span
+            if self.way == "first":
+                seconds = min(seconds or math.inf, self.preprocessing.max_length)
+            samples = read_audio(source.path, seconds, start)
+        if len(samples) < MIN_SAMPLES:
+            raise InputError(f"{source.name}: {len(samples)} samples of sound; at least 25 ms are needed")
+        if not np.isfinite(samples).all():
+            raise InputError(f"{source.name}: its sound holds NaN or infinity")
+        return samples
+
+    def _cut_sound(self, samples, segment):
+        first = round(segment.start * SAMPLE_RATE)
+        count = round(min(segment.end - segment.start, self.preprocessing.max_length) * SAMPLE_RATE)
+        return samples[first : first + count]
+
+    def _add_features(self, loaded):
+        """Take stored features of a source that is one segment, as training did."""
+        path = loaded.source.features
+        if path is None or "v" not in self.modality:
+            return
+        if len(loaded.segments) > 1:
+            raise InputError(f"{loaded.source.name}: is cut into {len(loaded.segments)} parts, but {path} is of one")
+        loaded.segments[0].features = np.asarray(read_features(path, self.preprocessing.max_frames), np.float32)
+
+    def _add_pictures(self, prepared):
+        """Decode the videos of several sources once, and give every segment its CLIP features."""
+        videos, owners, failed = defaultdict(lambda: defaultdict(list)), {}, {}
+        for loaded, streams in prepared:
+            if loaded.source.features is not None:
+                continue
+            source = loaded.source
+            rows, crop = self.assumptions.apply(source, streams.size)
+            for segment in loaded.segments:
+                name, (start, end) = str(len(owners)), self._place(source, segment, len(loaded.segments))
+                videos[rows][source.picture].append(Clip(name, start, end, crop))
+                owners[name] = segment
+        for rows, paths in videos.items():
+            for name, features in self._encode(rows, paths, failed).items():
+                owners[name].features = features.astype(np.float32)
+        for loaded, _ in prepared:
+            if loaded.source.picture in failed and not any(s.features is not None for s in loaded.segments):
+                loaded.notes.append(failed[loaded.source.picture])
+
+    def _place(self, source, segment, parts):
+        """Where a segment lies in the file of the picture; a source that is one segment is taken to its own end."""
+        end = math.inf if source.end is None else source.end
+        if parts > 1:
+            end = min(end, source.start + segment.end)
+        start = source.start + segment.start
+        return (start if start else -math.inf), end
+
+    def _encode(self, rows, paths, failed):
+        """{clip name: features} of the clips in some videos; `failed` gets {path: what is wrong}."""
+        encoder, prepare = self.encoder(rows)
+        clip = self.assumptions.clip
+        options = {"frame_stride": clip.get("frame_stride") or 1, "max_frames": self.preprocessing.max_frames}
+        options |= {"frame_rate": clip.get("frame_rate")}
+        collector = FeatureCollector(np.dtype(clip.get("dtype") or "float32"))
+        loader = build_frame_loader(list(paths.items()), prepare, self.num_workers, 4 * self.frames_batch, **options)
+        for report in encode_frames(loader, encoder, collector, self.frames_batch):
+            if report.problems:
+                failed[report.path] = report.problems[0]
+        return collector.features
+
+    def _judge(self, loaded):
+        """Leave an error where nothing is there that the model takes."""
+        if loaded.error is None and not all(segment.streams for segment in loaded.segments):
+            loaded.segments = [segment for segment in loaded.segments if segment.streams]
+        if loaded.error is None and not loaded.segments:
+            what = {"a": "has no sound", "v": "has no picture", "av": "has neither sound nor picture"}[self.modality]
+            loaded.error = "; ".join([f"{loaded.source.name}: {what}", *loaded.notes])

@@ -1,0 +1,244 @@
+"""A trained model that answers for files and arrays: loaded once, asked often.
+
+predictor = FoalPredictor.from_pretrained("runs/session1/best")
+predictor.predict(["clip.mp4", waveform, (waveform, 44100)])[0].label
+
+source -> Loader -> segments of sound and CLIP features -> batches of like streams -> FoalNet -> Prediction
+"""
+
+import contextlib
+import functools
+import logging
+import os
+
+import numpy as np
+import torch
+
+from dataloader import SAMPLE_RATE, normalize_waveform, pad_rows, resample
+from features.clip import DTYPES, ClipEncoder, choose_dtype, load_clip
+from features.preparing import FramePreparer
+from inference.answers import Prediction, Window
+from inference.loading import Assumptions, Loader
+from inference.sources import Source
+from running.errors import InputError
+from running.model_folder import find_model, load_model
+from running.precision import choose_precision
+from running.records import checksum_weights
+
+logger = logging.getLogger("foalnet")
+
+GROUP = 64  # sources loaded at a time
+
+
+class FoalPredictor:
+    """Answers for sounds and videos, on the GPU if there is one.
+
+    Args:
+        model: FoalNet. preprocessing: Preprocessing that it was trained with.
+        clip_model: folder or hub id of CLIP; None: the recorded one. Its weights have to be the recorded ones.
+        rows, crop: part of the pictures, (first, last + 1) and `full`, `left`, `right`; None: see Assumptions.
+        way, overlap: of `cut_source`, for sources longer than the model takes.
+        strict: refuse a source that lacks a stream of the model.
+        calibrated: divide the logits by the model's calibration temperature.
+        mixed_precision: of `choose_precision`. num_workers: processes that decode videos. cpu: use no GPU.
+    """
+
+    def __init__(
+        self,
+        model,
+        preprocessing,
+        clip_model=None,
+        rows=None,
+        crop=None,
+        way="windows",
+        overlap=0.5,
+        strict=False,
+        calibrated=True,
+        mixed_precision="auto",
+        num_workers=0,
+        cpu=False,
+    ):
+        self.device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
+        self.model, self.preprocessing, self.strict = model.to(self.device).eval(), preprocessing, strict
+        self.clip_model = clip_model
+        self.temperature = model.config.calibration_temperature if calibrated else 1.0
+        config = model.config
+        width = config.video_dim if config.wavlm is None else config.wavlm.hidden_size
+        self.precision = choose_precision(mixed_precision, self.device.type, width)
+        self.assumptions = Assumptions(preprocessing.clip or {}, rows, crop)
+        cutting = {"way": way, "overlap": overlap, "num_workers": num_workers}
+        self.loader = Loader(config.modality, preprocessing, self.assumptions, self.find_encoder, **cutting)
+
+    @classmethod
+    def from_pretrained(cls, checkpoint, **options):
+        """Load a run folder, its best/, or a hub id. Args: options: of the class. Raises: InputError."""
+        return cls(*load_model(find_model(checkpoint)), **options)
+
+    @property
+    def labels(self):
+        return self.model.config.labels
+
+    @property
+    def modality(self):
+        return self.model.config.modality
+
+    @functools.cached_property
+    def clip(self):
+        """(ClipEncoder, processor) of the CLIP that the training features were made with. Raises: InputError."""
+        recorded = self.preprocessing.clip
+        name = self.clip_model or (recorded or {}).get("model")
+        if not name:
+            raise InputError(
+                "the checkpoint does not know how its video features were made; --clip_model names the CLIP, or "
+                "--video_root a folder of such features"
+            )
+        network, processor = load_clip(name)
+        found, width = checksum_weights(network), network.config.projection_dim
+        if recorded and recorded.get("weights_crc32") not in (None, found):
+            raise InputError(
+                f"--clip_model {name}: its weights have the CRC-32 {found}; the model was trained on features of "
+                f"{recorded['model']} with {recorded['weights_crc32']}"
+            )
+        if width != self.model.config.video_dim:
+            needed = self.model.config.video_dim
+            raise InputError(f"--clip_model {name}: gives {width} numbers a frame, the model takes {needed}")
+        exact = (recorded or {}).get("mixed_precision") == "no"
+        dtype = DTYPES["no" if exact else choose_dtype("auto", self.device)]
+        return ClipEncoder(network, processor, self.device, dtype), processor
+
+    @property
+    def saw_pictures(self):
+        """Whether CLIP was asked so far."""
+        return "clip" in self.__dict__
+
+    def find_encoder(self, rows):
+        """(ClipEncoder, FramePreparer) for pictures of which some rows are kept."""
+        encoder, processor = self.clip
+        return encoder, FramePreparer(processor, rows)
+
+    def predict(self, sources, batch_size=16, skip_bad=False, progress=None):
+        """Answer for sources.
+
+        Args:
+            sources: one or a list of: path; (n,) array at 16 kHz; (array, rate in Hz), the array (n,), (n, channels) or
+                (channels, n), float or int; Source.
+            batch_size: segments through the network at a time.
+            skip_bad: give a Prediction with `error` for what can't be answered, instead of raising.
+            progress: function of the number of sources that are done since it was called.
+        Returns: list of Prediction, parallel to sources.
+        Raises: InputError that names the first bad source, without skip_bad.
+        """
+        sources = [make_source(s, i) for i, s in enumerate(sources if isinstance(sources, list) else [sources])]
+        predictions = []
+        for first in range(0, len(sources), GROUP):
+            group = self.loader.load(sources[first : first + GROUP])
+            for loaded in group:
+                self._judge(loaded)
+                if loaded.error is not None and not skip_bad:
+                    raise InputError(loaded.error)
+            predictions += self.answer(group, batch_size)
+            if progress is not None:
+                progress(len(group))
+        return predictions
+
+    def _judge(self, loaded):
+        """Note what is missing of a source; with `strict` that is an error."""
+        if loaded.error is not None:
+            return
+        absent = [s for s in self.modality if not any(s in segment.streams for segment in loaded.segments)]
+        if absent:
+            name = {"a": "sound", "v": "picture"}[absent[0]]
+            loaded.notes.insert(0, f"{loaded.source.name}: has no {name}")
+            if self.strict:
+                loaded.error = "; ".join(loaded.notes)
+
+    def answer(self, group, batch_size):
+        """Run the network over the segments of a list of Loaded. Returns: list of Prediction, parallel."""
+        segments = [segment for loaded in group if loaded.error is None for segment in loaded.segments]
+        probabilities = {}
+        for streams in ("av", "a", "v"):
+            alike = sorted((s for s in segments if s.streams == streams), key=lambda s: s.start - s.end)
+            for i in range(0, len(alike), batch_size):
+                batch = alike[i : i + batch_size]
+                for segment, row in zip(batch, self.run(batch), strict=True):
+                    probabilities[id(segment)] = row
+        predictions = []
+        for loaded in group:
+            prediction = Prediction(loaded.source.name, self.labels, [], loaded.error, loaded.notes)
+            if loaded.error is None:
+                rows = [probabilities[id(segment)] for segment in loaded.segments]
+                if not np.isfinite(rows).all():
+                    prediction.error = f"{loaded.source.name}: the model's answer is NaN; its input is out of bounds"
+                else:
+                    prediction.windows = [
+                        Window(s.start, s.end, row, s.streams) for s, row in zip(loaded.segments, rows, strict=True)
+                    ]
+            predictions.append(prediction)
+        return predictions
+
+    def collate(self, segments):
+        """Segments of the same streams -> the arguments of FoalNet.forward, on the device."""
+        inputs = {}
+        if segments[0].samples is not None:
+            rows = [s.samples for s in segments]
+            rows = [normalize_waveform(row) for row in rows] if self.preprocessing.normalize_audio else rows
+            inputs["input_values"] = pad_rows(rows)[0].to(self.device)
+            inputs["samples"] = [len(row) for row in rows]
+        if segments[0].features is not None:
+            features, mask = pad_rows([s.features for s in segments])
+            inputs["video_features"], inputs["video_mask"] = features.to(self.device), mask.to(self.device)
+        return inputs
+
+    def autocast(self):
+        dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        if self.precision == "no":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtypes[self.precision])
+
+    @torch.inference_mode()
+    def run(self, segments):
+        """Probabilities of segments of the same streams, (B, C) float32 array."""
+        with self.autocast():
+            logits = self.model(**self.collate(segments)).logits
+        return logits.float().div(self.temperature).softmax(-1).cpu().numpy()
+
+    def explain_absence(self, name):
+        """What an answer without a stream is worth, a sentence, by the list that chose the epoch.
+
+        Args: name: `sound` or `picture`, what is absent.
+        """
+        evaluation = self.model.config.evaluation or {}
+        trained = "" if self.model.config.modality_dropout else "NOT "
+        text = f"the model was {trained}trained to do without the {name} (--modality_dropout)"
+        if scores := evaluation.get("one_stream"):
+            place, left = os.path.basename(evaluation["epoch_chosen_on"]), {"sound": "video", "picture": "audio"}[name]
+            both, one = (100 * score for score in (evaluation["valid_ua"], scores[left]["ua"]))
+            text += f", which takes its UA on {place} from {both:.1f} to {one:.1f} %"
+        return text
+
+
+def make_source(source, number=0):
+    """A path, array, (array, rate) or Source -> Source. Raises: InputError for anything else."""
+    if isinstance(source, Source):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        return Source(os.fspath(source), os.fspath(source))
+    if isinstance(source, tuple) and len(source) == 2:
+        return Source(f"array {number}", samples=prepare_waveform(*source))
+    if isinstance(source, (np.ndarray, torch.Tensor)):
+        return Source(f"array {number}", samples=prepare_waveform(source, SAMPLE_RATE))
+    raise InputError(f"source {number}: {type(source).__name__}; a path, an array or (array, rate) is needed")
+
+
+def prepare_waveform(waveform, rate):
+    """Any waveform as (n,) float32 at 16 kHz, mono; integers are scaled by their range. Raises: InputError."""
+    waveform = np.asarray(waveform)
+    if waveform.ndim not in (1, 2) or not waveform.size or not np.isscalar(rate) or rate <= 0:
+        raise InputError(f"waveform of shape {waveform.shape} at {rate} Hz; (n,) or (n, channels) is needed")
+    scale = -float(np.iinfo(waveform.dtype).min) if np.issubdtype(waveform.dtype, np.signedinteger) else 1.0
+    if waveform.dtype.kind not in "if":
+        raise InputError(f"waveform of {waveform.dtype}; float or signed integers are needed")
+    samples = waveform.astype(np.float32) / scale
+    if samples.ndim == 2:
+        samples = samples.mean(int(np.argmin(samples.shape)))
+    return resample(samples.astype(np.float32), int(rate))

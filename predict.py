@@ -1,0 +1,144 @@
+"""Answer for clips with a trained model.
+
+    python predict.py runs/session1/best clip.mp4
+    python predict.py runs/session1/best recordings/ "more/*.wav" --out answers.csv
+    python predict.py runs/session1/best interview.mp4 --out interview.vtt --plot pictures
+
+CHECKPOINT is a run folder, its best/, or a hub id. SOURCE is a sound or video, a folder, a glob, an scp list, a
+manifest, or `-` for a list on stdin. A source that is longer than the model takes is answered window by window, and as
+a whole by their mean. A source that can't be read is named and skipped; then the exit code is 1. In Python:
+FoalPredictor.
+"""
+
+import argparse
+import logging
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until all is imported: no traceback out of imports
+
+from dataloader import index_features
+from features.preparing import parse_rows
+from inference.answers import FORMATS, check_format, format_table, write_predictions
+from inference.predictor import FoalPredictor
+from inference.segments import WAYS
+from inference.sources import find_sources
+from running.errors import InputError, command
+from running.flags import HelpFormatter, require
+from running.precision import PRECISIONS
+from running.progress import progress_bar
+
+__all__ = ["FoalPredictor", "main"]
+logger = logging.getLogger("foalnet")
+MOST_NAMED = 20  # sources named in one warning
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(
+        description="Answer for clips with a trained model.",
+        formatter_class=HelpFormatter,
+        epilog="Exit codes: 0 all answered, 1 some skipped, 2 bad input.",
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="run folder, its best/, or hub id")
+    parser.add_argument(
+        "sources", metavar="SOURCE", nargs="+", help="sounds, videos, folders, globs, scp lists, manifests, - for stdin"
+    )
+    answers = parser.add_argument_group("answers")
+    answers.add_argument("--out", help=f"file of all answers, by its ending: {' '.join(FORMATS)}")
+    answers.add_argument("--topk", type=int, help="classes shown of each source, the likeliest (default: all)")
+    answers.add_argument("--plot", metavar="DIR", help="folder for a picture of each source")
+    answers.add_argument("--raw", action="store_true", help="probabilities without the calibration temperature")
+
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--long",
+        default="windows",
+        choices=WAYS,
+        help="how a source is cut that is longer than the model takes: into windows, speech between pauses, or its "
+        "beginning alone, as in training",
+    )
+    data.add_argument("--overlap", type=float, default=0.5, help="share of a window that the next one shows again")
+    data.add_argument("--strict", action="store_true", help="refuse a source that lacks a stream of the model")
+    data.add_argument("--video_root", help="folder of ready video features, <name of the source>.npy")
+    data.add_argument("--rows", default="", metavar="A:B", help="picture rows A <= row < B (default: as in training)")
+    data.add_argument("--crop", choices=("full", "left", "right"), help="part of the picture (default: as in training)")
+    data.add_argument("--clip_model", help="folder or hub id of the CLIP of the training (default: the recorded one)")
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--batch_size", type=int, default=16, help="windows through the network at a time")
+    run.add_argument("--num_workers", type=int, default=0, help="processes that decode videos")
+    run.add_argument("--mixed_precision", default="auto", choices=PRECISIONS, help="precision of matrix products")
+    run.add_argument("--cpu", action="store_true", help="use no GPU")
+    return parser
+
+
+def parse_args(argv=None):
+    args = build_parser().parse_args(argv)
+    require(args, "batch_size topk", "be at least 1", lambda value: value >= 1)
+    require(args, "num_workers", "not be negative", lambda value: value >= 0)
+    require(args, "overlap", "be at least 0 and less than 1", lambda value: 0 <= value < 1)
+    args.rows = parse_rows(args.rows)
+    if args.out:
+        check_format(args.out)
+    return args
+
+
+def add_features(sources, video_root):
+    """Give every source its ready features, where there are some."""
+    index = index_features(video_root)
+    found = [replace(s, features=index.get(s.name) or index.get(Path(s.name).stem)) for s in sources]
+    if not any(source.features for source in found):
+        raise InputError(f"--video_root {video_root}: holds features of none of the {len(sources)} sources")
+    return found
+
+
+def say_notes(predictor, predictions):
+    """Warn, in a line for each kind, of what the answers lack."""
+    for note in sorted({note.split(": ", 1)[-1] for p in predictions if p.error is None for note in p.notes}):
+        names = [p.source for p in predictions if p.error is None and any(n.endswith(note) for n in p.notes)]
+        listed = ", ".join(names[:MOST_NAMED]) + ", ..." * (len(names) > MOST_NAMED)
+        worth = f"; {predictor.explain_absence(note.split()[-1])}" if note in ("has no picture", "has no sound") else ""
+        logger.warning(f"{note}: {listed}{worth}")
+
+
+@command
+def main(argv=None):
+    """Answer for all sources. Returns: 0, or 1 where some were skipped."""
+    args = parse_args(argv)
+    sources = find_sources(args.sources)
+    if args.out and Path(args.out).suffix.lower() in (".srt", ".vtt") and len(sources) > 1:
+        raise InputError(f"--out {args.out}: subtitles are of one source, {len(sources)} are given")
+    if args.video_root:
+        sources = add_features(sources, args.video_root)
+    predictor = FoalPredictor.from_pretrained(
+        args.checkpoint,
+        clip_model=args.clip_model,
+        rows=args.rows,
+        crop=args.crop,
+        way=args.long,
+        overlap=args.overlap,
+        strict=args.strict,
+        calibrated=not args.raw,
+        mixed_precision=args.mixed_precision,
+        num_workers=args.num_workers,
+        cpu=args.cpu,
+    )
+    with progress_bar(total=len(sources), desc="Predict", unit="source") as bar:
+        predictions = predictor.predict(sources, args.batch_size, skip_bad=True, progress=bar.update)
+    if predictor.saw_pictures and (assumed := predictor.assumptions.explain()):
+        logger.info(assumed)
+    say_notes(predictor, predictions)
+    print(format_table(predictions, args.topk))
+    if args.out:
+        write_predictions(args.out, predictions, args.topk)
+    bad = [prediction.error for prediction in predictions if prediction.error is not None]
+    for error in bad:
+        print(f"error: {error}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,80 @@
+"""A model as a folder that is whole: weights, configuration, preprocessing, code, card; the Hub knows every file.
+
+config.json model.safetensors     as transformers writes them
+model.py wavlm.py                 the code; config.json names it (`auto_map`), so that it loads without this project
+preprocessor_config.json          from files to inputs, see features/preprocessing.py
+README.md                         the model card, once the training is finished
+"""
+
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+
+import model as model_code
+import wavlm as wavlm_code
+from features.preprocessing import Preprocessing
+from model import FoalNet
+from running.errors import InputError
+from running.quiet import quiet_transformers
+from running.records import write_text
+
+AUTO_MAP = {"AutoConfig": "model.FoalNetConfig", "AutoModel": "model.FoalNet"}
+CARD = "README.md"
+FILES = ["*.json", "*.safetensors", "*.py", CARD]
+
+
+def write_model(folder, model, preprocessing, card=None, state_dict=None):
+    """Write a model's files into a folder.
+
+    Args:
+        folder: made where it is missing. model: FoalNet. preprocessing: Preprocessing.
+        card: text of README.md, or None.
+        state_dict: weights to write in place of those that the model has now.
+    """
+    model.config.auto_map = AUTO_MAP
+    model.save_pretrained(folder, state_dict=state_dict)
+    preprocessing.write(folder)
+    for code in (model_code, wavlm_code):
+        source = Path(code.__file__).read_text(encoding="utf-8")
+        relative = re.sub(r"^from wavlm import", "from .wavlm import", source, flags=re.MULTILINE)
+        write_text(Path(folder, f"{code.__name__}.py"), relative)
+    if card is not None:
+        write_text(Path(folder, CARD), card)
+
+
+def find_model(checkpoint):
+    """The folder of a checkpoint: itself, `best/` of a run folder, or a download from the Hub.
+
+    Args:
+        checkpoint: folder or hub id.
+    Raises: InputError that says what is missing.
+    """
+    folder = Path(checkpoint)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file() and (folder / "best" / "config.json").is_file():
+            folder = folder / "best"
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{checkpoint}: holds no config.json; a run folder, its best/ or a hub id is expected")
+        return folder
+    try:
+        return Path(snapshot_download(str(checkpoint), allow_patterns=FILES))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{checkpoint}: no such folder, and not to be had from the Hub: {reason}") from error
+
+
+def load_model(folder):
+    """The FoalNet and the Preprocessing of a folder of `find_model`. Raises: InputError that names the folder."""
+    try:
+        with quiet_transformers():
+            model, info = FoalNet.from_pretrained(folder, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{folder}: no checkpoint of this model: {reason}") from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise InputError(f"{folder}: lacks {len(missing)} weights, such as {missing[0]}")
+    return model.eval(), Preprocessing.read(folder)
