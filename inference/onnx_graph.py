@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn as nn
-from transformers.utils import logging as transformers_logging
 
 from dataloader import SAMPLE_RATE, build_evaluation_loader, check_utterances, read_scp
-from model import UNLOADABLE, FoalNet, FoalNetConfig
+from features.preprocessing import PREPROCESSING_FILE, Preprocessing
 from running.errors import InputError
 from running.metrics import count_confusion, summarize_confusion
+from running.model_folder import find_model, load_model
 from running.progress import progress_bar
-from running.records import checksum_weights, git_commit, read_json, sync
+from running.records import checksum_weights, git_commit, sync
 
 OPSET = 18
 TOLERANCE = 1e-4  # of logits and probabilities, absolute
@@ -37,7 +37,6 @@ STAND_INS = {  # what FoalNet takes for a stream after its encoder, and the para
     "v": ("video_features", "video_mask", "absent_video"),
 }
 OUTPUTS = ("logits", "probabilities")
-PREPROCESSING = "preprocessor_config.json"
 TRACED = {"samples": (5200, 3700), "frames": (5, 7)}  # two rows: an exporter may take a batch of one for a constant
 CHECKED = (  # uneven, none of them traced; beyond 1.6 s WavLM's positions go from exact to logarithmic
     {"samples": (40_000,), "frames": (75,)},
@@ -55,26 +54,6 @@ def import_onnx():
     return onnx, onnxruntime
 
 
-def load_checkpoint(folder):
-    """A trained FoalNet in evaluation mode, float32, on the CPU. Raises: InputError that names the folder."""
-    path = Path(folder, "config.json")
-    config = read_json(path) if path.is_file() else None
-    if not isinstance(config, dict) or config.get("model_type") != FoalNetConfig.model_type:
-        raise InputError(f"{folder}: not a checkpoint of a trained Foal-Net; a folder such as RUN/best is expected")
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # its reports of many lines say what is said here in one
-    try:
-        model, info = FoalNet.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
-    except (OSError, ValueError, *UNLOADABLE) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{folder}: config.json or model.safetensors is missing or damaged: {reason}") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-    if missing := sorted(set(info["missing_keys"]) - {"wavlm.masked_spec_embed"}):
-        raise InputError(f"{folder}: model.safetensors lacks {len(missing)} weights such as {missing[0]}")
-    return model.eval()
-
-
 def choose_modality(config, requested=None):
     """The streams of the graph, `av`, `a` or `v`.
 
@@ -86,7 +65,7 @@ def choose_modality(config, requested=None):
         return config.modality
     if config.modality != "av":
         raise InputError(f"--modality {requested}: the checkpoint is of modality {config.modality}")
-    if not getattr(config, "modality_dropout", 0):
+    if not config.modality_dropout:
         raise InputError(
             f"--modality {requested}: the model was not trained for a missing stream (modality_dropout is 0)"
         )
@@ -104,7 +83,7 @@ class ExportableFoalNet(nn.Module):
     def __init__(self, model, modality):
         super().__init__()
         self.model, self.modality = model, modality
-        self.temperature = calibration_temperature(model.config)
+        self.temperature = model.config.calibration_temperature
 
     def forward(self, *inputs):
         """inputs: tensors in the order of `input_names`. Returns: logits, probabilities, (B, C) float32 each."""
@@ -130,11 +109,6 @@ class ExportableFoalNet(nn.Module):
         states = wavlm(input_values, attention_mask).last_hidden_state
         mask = wavlm._get_feature_vector_attention_mask(states.shape[1], attention_mask)
         return states * mask[..., None], mask
-
-
-def calibration_temperature(config):
-    """The divisor of the logits before the softmax, float; 1 for a model that was not calibrated."""
-    return float(getattr(config, "calibration_temperature", None) or 1.0)
 
 
 def input_names(modality):
@@ -211,9 +185,8 @@ def describe_graph(model, folder, modality, precision):
     """The metadata of a graph: {key: text}, JSON where it is more than a word or a number.
 
     Args:
-        model: FoalNet. folder: its checkpoint, whose preprocessor_config.json, if there, is stored whole.
+        model: FoalNet. folder: its checkpoint, whose preprocessor_config.json is stored whole.
         modality: of the graph. precision: `fp32` or `int8`.
-    Raises: InputError for a preprocessor_config.json that is no JSON object.
     """
     config, tensors = model.config, describe_tensors(model.config, modality)
     entries = {
@@ -222,28 +195,16 @@ def describe_graph(model, folder, modality, precision):
         "precision": precision,
         "sampling_rate": str(SAMPLE_RATE),
         "normalize_audio": json.dumps(bool(config.normalize_audio)),
-        "calibration_temperature": repr(calibration_temperature(config)),
+        "calibration_temperature": repr(config.calibration_temperature),
         "inputs": json.dumps({name: tensors[name] for name in input_names(modality)}, ensure_ascii=False),
         "outputs": json.dumps({name: tensors[name] for name in OUTPUTS}, ensure_ascii=False),
         "exporter": json.dumps({name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime")}),
         "commit": git_commit() or "unknown",
         "weights_crc32": checksum_weights(model),
     }
-    path = Path(folder, PREPROCESSING)
-    if path.is_file():
-        preprocessing = read_preprocessing(folder)
-        entries["preprocessor_config"] = path.read_text(encoding="utf-8")
-        entries |= {key: str(preprocessing[key]) for key in ("max_length", "max_frames") if key in preprocessing}
-    return entries
-
-
-def read_preprocessing(folder):
-    """The content of a checkpoint's preprocessor_config.json, dict, empty where there is none. Raises: InputError."""
-    path = Path(folder, PREPROCESSING)
-    content = read_json(path) if path.is_file() else {}
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: a JSON object is expected")
-    return content
+    entries["preprocessor_config"] = Path(folder, PREPROCESSING_FILE).read_text(encoding="utf-8")
+    preprocessing = Preprocessing.read(folder)
+    return entries | {key: str(getattr(preprocessing, key)) for key in ("max_length", "max_frames")}
 
 
 def annotate(path, entries):
@@ -300,7 +261,7 @@ def check_graph(path, model, modality):
 
     Returns: the largest absolute difference of logits, and of probabilities; NaN where either is.
     """
-    session, temperature = open_graph(path), calibration_temperature(model.config)
+    session, temperature = open_graph(path), model.config.calibration_temperature
     differences = []
     for seed, lengths in enumerate(CHECKED, start=1):
         inputs = draw_inputs(model.config, modality, **lengths, seed=seed)
@@ -351,7 +312,7 @@ def export_checkpoint(folder, out, modality=None, int8=False, test_src=None, vid
     """Write a checkpoint as one ONNX file; it gets its name when it is whole and agrees with FoalNet.
 
     Args:
-        folder: checkpoint. out: path of the file. modality: see `choose_modality`.
+        folder: run folder, its best/, or hub id. out: path of the file. modality: see `choose_modality`.
         int8: matrix products in int8.
         test_src: scp list on which int8 is compared with fp32; None: none. video_root: its features.
         label_map: of the list, see `read_scp`.
@@ -359,11 +320,12 @@ def export_checkpoint(folder, out, modality=None, int8=False, test_src=None, vid
     Raises: InputError for a checkpoint, a modality or a list that can't be used, and for a graph that is not the model.
     """
     import_onnx()
-    out, model = Path(out), load_checkpoint(folder)
+    out, folder = Path(out), find_model(folder)
+    model, preprocessing = load_model(folder)
     modality = choose_modality(model.config, modality)
     loader = None
     if test_src is not None:
-        loader = load_list(test_src, video_root, label_map, model.config, modality, read_preprocessing(folder))
+        loader = load_list(test_src, video_root, label_map, model.config, modality, preprocessing)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as part:
         exact, quantized = Path(part, "fp32.onnx"), Path(part, "int8.onnx")
         write_graph(model, modality, exact)
@@ -391,7 +353,7 @@ def load_list(test_src, video_root, label_map, config, modality, preprocessing):
 
     Raises: InputError that names what is wrong.
     """
-    lengths = {"max_length": preprocessing.get("max_length", 6.0), "max_frames": preprocessing.get("max_frames", 180)}
+    lengths = {"max_length": preprocessing.max_length, "max_frames": preprocessing.max_frames}
     utterances = read_scp(test_src, config.labels, label_map)
     utterances, video_dim = check_utterances(utterances, modality, video_root, **lengths)
     if "v" in modality and video_dim != config.video_dim:

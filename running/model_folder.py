@@ -11,15 +11,14 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
 
 import model as model_code
 import wavlm as wavlm_code
 from features.preprocessing import Preprocessing
-from model import FoalNet
+from model import UNLOADABLE, FoalNet
 from running.errors import InputError
 from running.quiet import quiet_transformers
-from running.records import write_text
+from running.records import read_json, write_text
 
 AUTO_MAP = {"AutoConfig": "model.FoalNetConfig", "AutoModel": "model.FoalNet"}
 CARD = "README.md"
@@ -68,13 +67,16 @@ def find_model(checkpoint):
 
 def load_model(folder):
     """The FoalNet and the Preprocessing of a folder of `find_model`. Raises: InputError that names the folder."""
+    config = read_json(Path(folder, "config.json"))
+    found = config.get("model_type") if isinstance(config, dict) else None
+    if found != FoalNet.config_class.model_type:
+        raise InputError(f"{folder}: no checkpoint of this model: its config.json says model_type {found!r}")
     try:
         with quiet_transformers():
             model, info = FoalNet.from_pretrained(folder, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, *UNLOADABLE) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{folder}: no checkpoint of this model: {reason}") from error
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
+    if missing := sorted(set(info["missing_keys"]) - {"wavlm.masked_spec_embed"}):
         raise InputError(f"{folder}: lacks {len(missing)} weights, such as {missing[0]}")
     return model.eval(), Preprocessing.read(folder)

@@ -9,9 +9,11 @@ import torch
 from sklearn.metrics import balanced_accuracy_score
 
 import wavlm
+from features.preprocessing import Preprocessing
 from inference import onnx_graph
 from inference.onnx_graph import ExportableFoalNet, export_checkpoint, open_graph, run_graph
 from model import FoalNet
+from running.model_folder import write_model
 from running.records import checksum_weights
 from scripts import export_onnx
 from tiny import LABELS, VIDEO_DIM, build_model, make_batch, make_utterances, pad, write_corpus, write_wavlm
@@ -25,7 +27,7 @@ MODELS = {  # large weights, so that a wrong frame shows in the logits
     "base": {"wavlm": BASE},
     "dropped": {"modality_dropout": 0.3},
 }
-PREPROCESSING = {"sampling_rate": 16000, "max_length": 5.5, "max_frames": 150, "clip": {"model": "é", "rows": [1, 2]}}
+PREPROCESSING = Preprocessing(5.5, 150, clip={"model": "é", "rows": [1, 2]})
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +41,7 @@ def checkpoints(tmp_path_factory):
         if name == "dropped":
             torch.nn.init.normal_(model.absent_audio)
             torch.nn.init.normal_(model.absent_video)
-        model.save_pretrained(root / name)
-    (root / "av" / "preprocessor_config.json").write_text(json.dumps(PREPROCESSING, ensure_ascii=False))
+        write_model(root / name, model, PREPROCESSING)
     return root
 
 
@@ -110,7 +111,8 @@ def test_the_file_says_what_it_is(checkpoints, exported):
     proto = onnx.load(exported)
     entries = {entry.key: entry.value for entry in proto.metadata_props}
     assert json.loads(entries["labels"]) == LABELS
-    assert json.loads(entries["preprocessor_config"]) == PREPROCESSING
+    stored = json.loads(entries["preprocessor_config"])
+    assert (stored["max_length"], stored["max_frames"], stored["clip"]["model"]) == (5.5, 150, "é")
     words = {name: entries[name] for name in ("modality", "precision", "sampling_rate", "max_length", "max_frames")}
     assert words == dict(zip(words, ("av", "fp32", "16000", "5.5", "150"), strict=True))
     assert (entries["normalize_audio"], entries["calibration_temperature"]) == ("false", "1.7")
@@ -208,14 +210,13 @@ def test_what_cannot_be_exported_is_refused_in_one_line(checkpoints, tmp_path, c
     (tmp_path / "bare" / "config.json").write_bytes((checkpoints / "v" / "config.json").read_bytes())
     model = build_model(modality="v")
     weights = {name: weight for name, weight in model.state_dict().items() if name != "cls_head.bias"}
-    model.save_pretrained(tmp_path / "lacking", state_dict=weights)
+    write_model(tmp_path / "lacking", model, PREPROCESSING, state_dict=weights)
     (tmp_path / "damaged.scp").write_text("only_an_id\n")
     before = sorted(tmp_path.iterdir())
     for arguments, words in (
-        ([tmp_path / "absent", out], "not a checkpoint"),
-        ([tmp_path / "empty", out], "not a checkpoint"),
-        ([tmp_path / "encoder", out], "not a checkpoint"),
-        ([tmp_path / "bare", out], "missing or damaged"),
+        ([tmp_path / "empty", out], "holds no config.json"),
+        ([tmp_path / "encoder", out], "no checkpoint of this model"),
+        ([tmp_path / "bare", out], "no checkpoint of this model"),
         ([tmp_path / "lacking", out], "lacks 1 weights such as cls_head.bias"),
         ([checkpoints / "av", out, "--modality", "a"], "not trained for a missing stream"),
         ([checkpoints / "a", out, "--modality", "v"], "the checkpoint is of modality a"),
