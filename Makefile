@@ -1,15 +1,17 @@
-# make demo: the whole way on a synthetic corpus. make test: the tests. Both build $(VENV) first.
+# make demo: the whole way on a synthetic corpus. make test: the tests. make app: a page to try a model on.
+# make export: what scripts.export_onnx and parquet need. All build $(VENV) first.
 VENV ?= .venv
 PYTHON ?= python3
 DEMO ?= demo
 BENCH ?=
+CHECKPOINT ?= $(DEMO)/runs/both/seed1234/session1
 TESTS ?=
 
 export VENV
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test app export lint bench clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: requirements.txt requirements-dev.txt
@@ -22,6 +24,13 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
+
+app: $(VENV)/installed
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-app.txt
+	$(VENV)/bin/python -m scripts.app $(CHECKPOINT)
+
+export: $(VENV)/installed
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-export.txt
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -217,7 +217,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line(checkpoints, tmp_path, c
         ([tmp_path / "empty", out], "holds no config.json"),
         ([tmp_path / "encoder", out], "no checkpoint of this model"),
         ([tmp_path / "bare", out], "no checkpoint of this model"),
-        ([tmp_path / "lacking", out], "lacks 1 weights such as cls_head.bias"),
+        ([tmp_path / "lacking", out], "lacks 1 weights, such as cls_head.bias"),
         ([checkpoints / "av", out, "--modality", "a"], "not trained for a missing stream"),
         ([checkpoints / "a", out, "--modality", "v"], "the checkpoint is of modality a"),
         ([checkpoints / "a", tmp_path / "foal.bin"], "ends in .onnx"),
