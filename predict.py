@@ -132,7 +132,8 @@ def main(argv=None):
         logger.info(assumed)
     say_notes(predictor, predictions)
     print(format_table(predictions, args.topk))
-    if args.out:
+    answered = any(prediction.error is None for prediction in predictions)
+    if args.out and answered:
         write_predictions(args.out, predictions, args.topk)
     bad = [prediction.error for prediction in predictions if prediction.error is not None]
     for error in bad:

@@ -150,4 +150,4 @@ def write_folds(table, out):
 
 def natural_order(text):
     """Sort key: session2 before session10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(text))]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(text))]

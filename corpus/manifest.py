@@ -64,7 +64,7 @@ def fold_name(session):
     """The name of the fold that holds `session` out: `1`, `01`, `Session1`, `session1` -> `session1`, else as it is."""
     session = str(session)
     digits = session.lower().removeprefix("session").lstrip("_- ")
-    return f"session{int(digits)}" if digits.isdigit() else session
+    return f"session{int(digits)}" if digits.isascii() and digits.isdecimal() else session
 
 
 def _read_table(path, required):

@@ -15,6 +15,7 @@ import numpy as np
 import soundfile as sf
 from av.stream import Disposition
 
+from corpus.contents import SILENCE
 from dataloader import MIN_SAMPLES, SAMPLE_RATE, UNREADABLE, read_audio, read_features
 from features.decoding import Clip
 from features.extraction import encode_frames
@@ -163,6 +164,8 @@ class Loader:
             cutting = self.preprocessing.max_length, self.way, self.overlap
             loaded.segments = [Segment(*part) for part in cut_source(seconds, *cutting, samples)]
             if samples is not None:
+                if np.abs(samples).max() < SILENCE:
+                    loaded.notes.append(f"{source.name}: is silent")
                 for segment in loaded.segments:
                     segment.samples = self._cut_sound(samples, segment)
             self._add_features(loaded)

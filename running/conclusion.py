@@ -79,7 +79,7 @@ def measure_one_stream(run, model):
 
 def summarize_evaluation(result, evaluation, lists):
     """What config.json tells of the scores: lists, protocol, UA and WA with 95 % intervals over utterances."""
-    hits = evaluation.labels == evaluation.logits.argmax(1)
+    hits = evaluation.labels == evaluation.predictions
     counts = count_hits(evaluation.labels, hits, range(len(hits)), len(result["labels"]))
     low, high = percentile_interval(resample_scores(counts, RESAMPLES))
     return {

@@ -47,6 +47,11 @@ class Evaluation:
     embeddings: dict  # {name of EMBEDDINGS: (n, D) float32}
 
     @property
+    def predictions(self):
+        """(n,) int, by the logits: probabilities of float32 may tie where logits do not."""
+        return self.logits.argmax(1)
+
+    @property
     def probabilities(self):
         return self.calibrated(1.0)
 
@@ -56,7 +61,7 @@ class Evaluation:
 
     def summarize(self, names):
         """WA, UA and the rest of `summarize_confusion`, the cross entropy, and the mean similarities of pairs."""
-        confusion = count_confusion(self.labels, self.logits.argmax(1), len(names))
+        confusion = count_confusion(self.labels, self.predictions, len(names))
         loss = F.cross_entropy(torch.from_numpy(self.logits), torch.from_numpy(self.labels)).item()
         return {**summarize_confusion(confusion, names), "loss": loss, **self.compare_streams()}
 
@@ -85,11 +90,11 @@ def write_evaluation(root, split, evaluation, labels, title):
         labels: the class names. title: of the picture.
     """
     root, halves = Path(root), {name: states.astype(np.float16) for name, states in evaluation.embeddings.items()}
-    content = evaluation.utt_ids, evaluation.labels, evaluation.probabilities, labels
-    write_predictions(root / f"predictions_{split}.csv", *content)
+    content = evaluation.utt_ids, evaluation.labels, evaluation.predictions, evaluation.probabilities
+    write_predictions(root / f"predictions_{split}.csv", *content, labels)
     with replace_file(root / f"embeddings_{split}.npz") as file:
         np.savez(file, utt_ids=evaluation.utt_ids, labels=evaluation.labels, **halves)
-    confusion = count_confusion(evaluation.labels, evaluation.logits.argmax(1), len(labels))
+    confusion = count_confusion(evaluation.labels, evaluation.predictions, len(labels))
     plot_confusion(confusion, labels, root / f"confusion_{split}.png", title=title)
 
 

@@ -91,17 +91,17 @@ def rearm(text):
     return text[1:] if text.startswith("'") and text.lstrip("'").startswith(FORMULA) else text
 
 
-def write_predictions(path, utt_ids, labels, probabilities, names):
+def write_predictions(path, utt_ids, labels, predictions, probabilities, names):
     """One line an utterance: utt_id,label,prediction,prob_<name>...; label and prediction are names, all `disarm`ed.
 
     Args:
-        labels: (n,) int; probabilities: (n, C) float; names: the C class names.
+        labels, predictions: (n,) int; probabilities: (n, C) float; names: the C class names.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["utt_id", "label", "prediction", *(f"prob_{name}" for name in names)])
-    for utt_id, label, row in zip(utt_ids, labels, probabilities, strict=True):
-        texts = map(disarm, (utt_id, names[label], names[row.argmax()]))
+    for utt_id, label, prediction, row in zip(utt_ids, labels, predictions, probabilities, strict=True):
+        texts = map(disarm, (utt_id, names[label], names[prediction]))
         writer.writerow([*texts, *(f"{p:.9g}" for p in row)])
     write_text(path, text.getvalue())
 

@@ -200,6 +200,15 @@ def test_best_weights_wait_for_the_next_save_and_a_kill_between_best_and_last_lo
     assert torch.load(again.folder.best / "model.pt")["weight"].item() == 1
 
 
+def test_a_near_tie_is_predicted_as_the_confusion_matrix_counts_it(tmp_path):
+    """Logits that differ by a bit give probabilities that do not; the second class is the larger one."""
+    logits = np.array([[0.1, np.nextafter(np.float32(0.1), np.float32(1.0)), -80.0]], np.float32)
+    evaluation = Evaluation(["a"], np.array([1]), logits, {})
+    write_evaluation(tmp_path, "valid", evaluation, ["x", "y", "z"], "title")
+    assert (tmp_path / "predictions_valid.csv").read_text().splitlines()[1].startswith("a,y,y,")
+    assert evaluation.summarize(["x", "y", "z"])["confusion"][1][1] == 1
+
+
 def test_a_finished_folder_holds_predictions_embeddings_picture_and_result(begin, tmp_path):
     training, root = begin(), tmp_path / "run"
     logits = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]], np.float32)
