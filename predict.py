@@ -14,6 +14,7 @@ import argparse
 import logging
 import signal
 import sys
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +23,10 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
 
 from dataloader import index_features
 from features.preparing import parse_rows
-from inference.answers import FORMATS, check_format, format_table, write_predictions
+from inference.answers import FORMATS, check_out, format_table, write_predictions
 from inference.predictor import FoalPredictor
 from inference.segments import WAYS
-from inference.sources import find_sources
+from inference.sources import find_sources, show_text
 from running.errors import InputError, command
 from running.flags import HelpFormatter, require
 from running.precision import PRECISIONS
@@ -81,8 +82,8 @@ def parse_args(argv=None):
     require(args, "num_workers", "not be negative", lambda value: value >= 0)
     require(args, "overlap", "be at least 0 and less than 1", lambda value: 0 <= value < 1)
     args.rows = parse_rows(args.rows)
-    if args.out:
-        check_format(args.out)
+    if args.out is not None:
+        check_out(args.out)
     return args
 
 
@@ -97,18 +98,21 @@ def add_features(sources, video_root):
 
 def say_notes(predictor, predictions):
     """Warn, in a line for each kind, of what the answers lack."""
-    for note in sorted({note.split(": ", 1)[-1] for p in predictions if p.error is None for note in p.notes}):
-        names = [p.source for p in predictions if p.error is None and any(n.endswith(note) for n in p.notes)]
-        listed = ", ".join(names[:MOST_NAMED]) + ", ..." * (len(names) > MOST_NAMED)
-        worth = f"; {predictor.explain_absence(note.split()[-1])}" if note in ("has no picture", "has no sound") else ""
-        logger.warning(f"{note}: {listed}{worth}")
+    names = defaultdict(list)
+    for prediction in predictions:
+        for note in prediction.notes if prediction.error is None else ():
+            names[note].append(prediction.source)
+    for note, sources in names.items():
+        listed = ", ".join(sources[:MOST_NAMED]) + ", ..." * (len(sources) > MOST_NAMED)
+        absent = next((name for name in ("picture", "sound") if note.startswith(f"has no {name}")), None)
+        logger.warning(f"{show_text(note)}: {listed}" + (f"; {predictor.explain_absence(absent)}" if absent else ""))
 
 
 @command
 def main(argv=None):
     """Answer for all sources. Returns: 0, or 1 where some were skipped."""
     args = parse_args(argv)
-    sources = find_sources(args.sources)
+    sources, bad = find_sources(args.sources)
     if args.out and Path(args.out).suffix.lower() in (".srt", ".vtt") and len(sources) > 1:
         raise InputError(f"--out {args.out}: subtitles are of one source, {len(sources)} are given")
     if args.video_root:
@@ -128,16 +132,16 @@ def main(argv=None):
     )
     with progress_bar(total=len(sources), desc="Predict", unit="source") as bar:
         predictions = predictor.predict(sources, args.batch_size, skip_bad=True, progress=bar.update)
-    if predictor.saw_pictures and (assumed := predictor.assumptions.explain()):
-        logger.info(assumed)
+    if predictor.loader.assumed:
+        logger.info(predictor.assumptions.explain())
     say_notes(predictor, predictions)
     print(format_table(predictions, args.topk))
     answered = any(prediction.error is None for prediction in predictions)
     if args.out and answered:
         write_predictions(args.out, predictions, args.topk)
-    bad = [prediction.error for prediction in predictions if prediction.error is not None]
+    bad += [prediction.error for prediction in predictions if prediction.error is not None]
     for error in bad:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {show_text(error)}", file=sys.stderr)
     return 1 if bad else 0
 
 

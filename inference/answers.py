@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,9 @@ STREAM_NAMES = {"av": "sound and picture", "a": "sound", "v": "picture"}
 
 @dataclass
 class Window:
-    """A part of a source: seconds since its start, probabilities (C,) float32, streams `av`, `a` or `v`."""
+    """A part of a source: seconds since its start (of a manifest's row: since its `start`), probabilities (C,) float32,
+    streams `av`, `a` or `v`.
+    """
 
     start: float
     end: float
@@ -28,7 +31,7 @@ class Window:
 
 @dataclass
 class Prediction:
-    """The answer for one source, or `error`, why there is none.
+    """The answer for one source, or `error`, why there is none; an error names its file.
 
     Attributes: source: its name. labels: class names. windows: one, or the timeline of a longer source.
     """
@@ -37,7 +40,7 @@ class Prediction:
     labels: list
     windows: list = field(default_factory=list)
     error: str | None = None
-    notes: list = field(default_factory=list)  # what was missing of it, sentences
+    notes: list = field(default_factory=list)  # what was missing of it, ends of sentences
 
     @property
     def probabilities(self):
@@ -78,7 +81,8 @@ class Prediction:
         """As JSON has it; a source of several windows carries its timeline."""
         if self.error is not None:
             return {"source": self.source, "error": self.error}
-        content = {"source": self.source, "label": self.label, "probabilities": dict(self.rank(k))}
+        content = {"source": self.source, "label": self.label}
+        content["probabilities"] = dict(self.rank(k)) if k else _name(self.probabilities, self.labels)
         content |= {"entropy": self.entropy, "seconds": self.seconds, "streams": self.streams}
         if len(self.windows) > 1:
             content["timeline"] = [_describe_window(window, self.labels) for window in self.windows]
@@ -91,8 +95,12 @@ def compute_entropy(probabilities):
     return float(-(positive * np.log(positive)).sum() + 0.0)
 
 
+def _name(probabilities, labels):
+    return {name: float(p) for name, p in zip(labels, probabilities, strict=True)}
+
+
 def _describe_window(window, labels):
-    named = {name: float(p) for name, p in zip(labels, window.probabilities, strict=True)}
+    named = _name(window.probabilities, labels)
     label = max(named, key=named.get)
     return {"start": window.start, "end": window.end, "label": label, "probabilities": named, "streams": window.streams}
 
@@ -148,8 +156,8 @@ def format_table(predictions, k=None):
     return table.to_string(index=False, formatters={"entropy": "{:.2f}".format})
 
 
-def check_format(path):
-    """Raise InputError for a file whose ending names no format, or one that is not installed."""
+def check_out(path):
+    """Raise InputError for a file that can't be written, or whose ending names no format that is installed."""
     ending = Path(path).suffix.lower()
     if ending not in FORMATS:
         raise InputError(f"--out {path}: the ending {ending!r} names no format; allowed are {' '.join(FORMATS)}")
@@ -158,6 +166,12 @@ def check_format(path):
             import pyarrow  # noqa: F401
         except ImportError as error:
             raise InputError(f"--out {path}: parquet needs pyarrow: make export") from error
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {path}: no file can be made there: {error.strerror}") from error
+    if Path(path).is_dir() or not os.access(Path(path).parent, os.W_OK):
+        raise InputError(f"--out {path}: no file can be made there")
 
 
 def write_predictions(path, predictions, k=None):
@@ -168,7 +182,6 @@ def write_predictions(path, predictions, k=None):
         k: classes in JSON; tables have all.
     """
     path, ending = Path(path), Path(path).suffix.lower()
-    path.parent.mkdir(parents=True, exist_ok=True)
     if ending in (".json", ".jsonl"):
         contents = [prediction.to_dict(k) for prediction in predictions]
         lines = "".join(json.dumps(content, ensure_ascii=False) + "\n" for content in contents)

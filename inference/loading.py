@@ -16,7 +16,7 @@ import soundfile as sf
 from av.stream import Disposition
 
 from corpus.contents import SILENCE
-from dataloader import MIN_SAMPLES, SAMPLE_RATE, UNREADABLE, read_audio, read_features
+from dataloader import MIN_SAMPLES, SAMPLE_RATE, UNREADABLE, find_cut, read_audio, read_features
 from features.decoding import Clip
 from features.extraction import encode_frames
 from features.loading import build_frame_loader
@@ -25,6 +25,8 @@ from inference.segments import cut_source
 from running.errors import InputError
 
 logger = logging.getLogger("foalnet")
+
+SHORT = 0.25  # seconds that a sound may end before its header says so without a word
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Loaded:
     source: object
     segments: list = field(default_factory=list)
     error: str | None = None
-    notes: list = field(default_factory=list)  # what is missing of it, sentences
+    notes: list = field(default_factory=list)  # what is missing of it, ends of sentences
 
 
 @dataclass
@@ -121,11 +123,18 @@ def probe_file(path):
             size = (pictures[0].width, pictures[0].height) if pictures else None
             return Streams(*lengths, size)
     except (av.FFmpegError, OSError) as error:
-        raise InputError(f"{path}: no sound or video that libsndfile or FFmpeg can read: {error}") from error
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"{path}: no sound or video that libsndfile or FFmpeg can read: {reason}") from error
 
 
 def _length(stream, whole):
     return float(stream.duration * stream.time_base) if stream.duration else whole
+
+
+def _check_start(name, start, seconds):
+    if start >= seconds:
+        what = f"start {start:g} is not before its end at {seconds:.2f} s" if start else "lasts 0 seconds"
+        raise InputError(f"{name}: {what}")
 
 
 class Loader:
@@ -143,6 +152,7 @@ class Loader:
         self.modality, self.preprocessing, self.assumptions = modality, preprocessing, assumptions
         self.encoder, self.way, self.overlap = encoder, way, overlap
         self.frames_batch, self.num_workers = frames_batch, num_workers
+        self.assumed = False  # whether a picture was taken as Assumptions says and nobody else
 
     def load(self, sources):
         """Sources -> list of Loaded, parallel. What is wrong with one is in its `error`, and stops no other."""
@@ -159,20 +169,22 @@ class Loader:
         loaded = Loaded(source)
         try:
             streams = self._look(source)
-            samples = self._read_sound(source, streams) if "a" in self.modality and streams.sound else None
+            samples = self._read_sound(loaded, streams) if "a" in self.modality and streams.sound is not None else None
             seconds = len(samples) / SAMPLE_RATE if samples is not None else self._span(source, streams)
             cutting = self.preprocessing.max_length, self.way, self.overlap
             loaded.segments = [Segment(*part) for part in cut_source(seconds, *cutting, samples)]
             if samples is not None:
                 if np.abs(samples).max() < SILENCE:
-                    loaded.notes.append(f"{source.name}: is silent")
+                    loaded.notes.append("is silent")
                 for segment in loaded.segments:
                     segment.samples = self._cut_sound(samples, segment)
             self._add_features(loaded)
             return loaded, streams
+        except UnicodeError:
+            loaded.error = f"{source.name}: the name of this file is no UTF-8"
         except InputError as error:
             loaded.error = str(error)
-            return loaded, None
+        return loaded, None
 
     def _look(self, source):
         if source.samples is not None:
@@ -186,19 +198,24 @@ class Loader:
     def _span(self, source, streams):
         """Seconds of a source whose sound is not used."""
         seconds = streams.picture or streams.sound
+        _check_start(source.name, source.start, seconds)
         ends = seconds if source.end is None else min(source.end, seconds)
-        if ends <= source.start:
-            raise InputError(f"{source.name}: start {source.start:g} is not before its end at {ends:g} s")
         return ends - source.start
 
-    def _read_sound(self, source, streams):
+    def _read_sound(self, loaded, streams):
+        """(n,) float32, what is used of a source's sound; notes where there is less than its header promises."""
+        source = loaded.source
         if source.samples is not None:
             samples = source.samples
         else:
             start, seconds = source.span
+            _check_start(source.name, start, streams.sound)
+            asked = streams.sound - start if seconds is None else seconds
             if self.way == "first":
-                seconds = min(seconds or math.inf, self.preprocessing.max_length)
-            samples = read_audio(source.path, seconds, start)
+                asked = min(asked, self.preprocessing.max_length)
+            samples = read_audio(source.path, None if seconds is None and self.way != "first" else asked, start)
+            if len(samples) / SAMPLE_RATE < asked - SHORT or find_cut(source.path):
+                loaded.notes.append(f"ends at {start + len(samples) / SAMPLE_RATE:.2f} s, sooner than it should")
         if len(samples) < MIN_SAMPLES:
             raise InputError(f"{source.name}: {len(samples)} samples of sound; at least 25 ms are needed")
         if not np.isfinite(samples).all():
@@ -227,6 +244,10 @@ class Loader:
                 continue
             source = loaded.source
             rows, crop = self.assumptions.apply(source, streams.size)
+            if rows and rows[1] > streams.size[1]:
+                loaded.error = f"{source.name}: --rows {rows[0]}:{rows[1]} but the picture has {streams.size[1]} rows"
+                continue
+            self.assumed |= source.crop is None and self.assumptions.explain() is not None
             for segment in loaded.segments:
                 name, (start, end) = str(len(owners)), self._place(source, segment, len(loaded.segments))
                 videos[rows][source.picture].append(Clip(name, start, end, crop))
@@ -236,7 +257,7 @@ class Loader:
                 owners[name].features = features.astype(np.float32)
         for loaded, _ in prepared:
             if loaded.source.picture in failed and not any(s.features is not None for s in loaded.segments):
-                loaded.notes.append(failed[loaded.source.picture])
+                loaded.notes.append(f"has no picture that can be used: {failed[loaded.source.picture]}")
 
     def _place(self, source, segment, parts):
         """Where a segment lies in the file of the picture; a source that is one segment is taken to its own end."""

@@ -106,11 +106,6 @@ class FoalPredictor:
         dtype = DTYPES["no" if exact else choose_dtype("auto", self.device)]
         return ClipEncoder(network, processor, self.device, dtype), processor
 
-    @property
-    def saw_pictures(self):
-        """Whether CLIP was asked so far."""
-        return "clip" in self.__dict__
-
     def find_encoder(self, rows):
         """(ClipEncoder, FramePreparer) for pictures of which some rows are kept."""
         encoder, processor = self.clip
@@ -147,10 +142,11 @@ class FoalPredictor:
             return
         absent = [s for s in self.modality if not any(s in segment.streams for segment in loaded.segments)]
         if absent:
-            name = {"a": "sound", "v": "picture"}[absent[0]]
-            loaded.notes.insert(0, f"{loaded.source.name}: has no {name}")
+            text = f"has no {({'a': 'sound', 'v': 'picture'})[absent[0]]}"
+            if not any(note.startswith(text) for note in loaded.notes):
+                loaded.notes.insert(0, text)
             if self.strict:
-                loaded.error = "; ".join(loaded.notes)
+                loaded.error = f"{loaded.source.name}: {'; '.join(loaded.notes)}"
 
     def answer(self, group, batch_size):
         """Run the network over the segments of a list of Loaded. Returns: list of Prediction, parallel."""

@@ -48,6 +48,11 @@ class Source:
         return self.start, None if self.end is None else self.end - self.start
 
 
+def show_text(text):
+    """A text of one line that acts on no terminal and fits into any file: what can't be printed is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def find_sources(words, stdin=None):
     """Sources of a command line.
 
@@ -55,32 +60,39 @@ def find_sources(words, stdin=None):
         words: list of str: files, folders (every sound and video below), globs, `.scp` lists (`id path label`),
             manifests (`.csv` with at least `id,path`), `-` for a list of them on stdin, a line each.
         stdin: file that `-` reads; None: the program's.
-    Returns: list of Source, each name once.
-    Raises: InputError that names what is not there.
+    Returns: list of Source, each name once; list of what is wrong with words that give none, sentences.
+    Raises: InputError where no word gives any.
     """
-    sources = []
+    sources, problems = [], []
     for word in words:
-        if word == "-":
-            lines = [line.strip() for line in (stdin or sys.stdin)]
-            sources += find_sources([line for line in lines if line and line != "-"])
-        else:
-            sources += _expand(word)
+        try:
+            if word == "-":
+                lines = [line.strip() for line in (stdin or sys.stdin)]
+                found, wrong = find_sources([line for line in lines if line and line != "-"] or ["stdin"])
+                sources, problems = sources + found, problems + wrong
+            else:
+                sources += _expand(word)
+        except InputError as error:
+            problems += str(error).splitlines()
     if not sources:
-        raise InputError(f"{' '.join(words)}: no sound and no video there")
+        raise InputError("\n".join(problems))
     names = set()
-    return [source for source in sources if not (source.name in names or names.add(source.name))]
+    return [source for source in sources if not (source.name in names or names.add(source.name))], problems
 
 
 def _expand(word):
     path = Path(word)
     if path.is_dir():
-        return [Source(str(file), str(file)) for file in sorted(path.rglob("*")) if _is_media(file)]
+        files = [file for file in sorted(path.rglob("*")) if _is_media(file)]
+        if not files:
+            raise InputError(f"{word}: no sound and no video in this folder")
+        return [Source(show_text(file), str(file)) for file in files]
     if path.is_file() and path.suffix == ".scp":
         return [Source(utt_id, sound) for _, utt_id, sound, _ in read_scp_lines(path)]
     if path.is_file() and path.suffix == ".csv":
         return read_manifest_sources(path)
     if path.is_file() or not glob.has_magic(word):
-        return [Source(word, word)]  # one that is not there is named with the others that can't be read
+        return [Source(show_text(word), word)]  # one that is not there is named with the others that can't be read
     names = sorted(name for name in glob.glob(word, recursive=True) if Path(name).is_dir() or _is_media(Path(name)))
     if not names:
         raise InputError(f"{word}: no sound and no video fits; give files, folders, globs, an scp list or a manifest")

@@ -6,11 +6,13 @@ runs -> systems -> scores -> tables, sections -> blocks -> report.html, report.m
 import logging
 from pathlib import Path
 
+from report.calibration import show_calibration
 from report.comparison import score_system
 from report.embeddings import show_embeddings
 from report.groups import read_groups, show_groups
 from report.page import Alarm, Heading, find_pictures, render_html, render_markdown
 from report.paired_tests import show_tests
+from report.probing import show_probing
 from report.problems import find_problems
 from report.provenance import show_provenance
 from report.runs import find_runs
@@ -58,6 +60,8 @@ def show_experiment(experiment, scores, groups, prefix, resamples, tsne_points, 
         *show_folds(experiment),
         *show_tests(experiment, speakers, resamples, seed),
         *show_confusions(experiment, prefix),
+        *show_calibration(experiment, prefix, seed),
+        *show_probing(experiment, prefix, resamples, seed),
         *show_curves(experiment, prefix),
         *(show_embeddings(experiment, tsne_points, seed, prefix) if tsne_points else []),
         *show_groups(experiment, groups),

@@ -1,7 +1,8 @@
-"""The pictures of several systems: their learning curves, scores and embeddings side by side."""
+"""The pictures of several systems: learning curves, scores, embeddings, reliability, what a swapped stream costs."""
 
 import io
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -89,4 +90,64 @@ def plot_embeddings(panels, names, path):
         ax.spines[:].set_alpha(0.3)
     handles = [Line2D([], [], marker="o", linestyle="", color=COLOURS[i % len(COLOURS)]) for i in range(len(names))]
     figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 6))
+    save_figure(figure, path)
+
+
+@styled
+def plot_reliability(panels, path, title=""):
+    """Draw reliability diagrams side by side: accuracy by confidence over the share of the utterances.
+
+    Args:
+        panels: list of (title, running.calibration.Reliability).
+        path: the PNG to write, or an open binary file. title: text above.
+    """
+    figure = Figure(figsize=(0.4 + 2.9 * len(panels), 4.6), layout="constrained")
+    axes = figure.subplots(2, len(panels), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))
+    for (top, bottom), (name, (confidence, accuracy, count)) in zip(axes.T, panels, strict=True):
+        bins, width = len(count), 1 / len(count)
+        middle, shares = (np.arange(bins) + 0.5) * width, 100 * count / count.sum()
+        top.plot([0, 100], [0, 100], color=COLOURS[6], linestyle=DASHES[2], linewidth=1, label="exact")
+        top.bar(100 * middle, 100 * accuracy, 100 * width, color=COLOURS[5], alpha=0.5, edgecolor="white")
+        top.plot(100 * confidence, 100 * accuracy, "o", color=COLOURS[0], markersize=3.5, clip_on=False, label="bins")
+        top.set(title=name, xlim=(0, 100), ylim=(0, 100))
+        bottom.bar(100 * middle, shares, 100 * width, color=COLOURS[7], alpha=0.6, edgecolor="white")
+        for values, number in ((confidence, 1), (accuracy, 2)):
+            mean = 100 * np.nansum(values * count) / count.sum()
+            label = f"mean {('confidence', 'accuracy')[number - 1]}"
+            bottom.axvline(mean, color=COLOURS[number], linestyle=DASHES[number - 1], label=label)
+        bottom.set_xlabel("confidence, %")
+    axes[0, 0].set_ylabel("accuracy, %")
+    axes[1, 0].set_ylabel("utterances, %")
+    handles = [pair for row in axes[:, 0] for pair in zip(*row.get_legend_handles_labels(), strict=True)]
+    figure.legend(*zip(*handles, strict=True), loc="outside lower center", ncols=2 * len(panels))
+    figure.suptitle(title, fontsize=10)
+    save_figure(figure, path)
+
+
+@styled
+def plot_drops(scores, names, path, title=""):
+    """Draw what swapped streams cost: for each system a dot with its interval for each swap, filled: other emotion.
+
+    Args:
+        scores: {system: {swap: dict with `drop` and `interval`, fractions of 1}}. names: {swap: its name}.
+        path: the PNG to write, or an open binary file. title: of the axis.
+    """
+    figure = Figure(figsize=(6.4, 1.2 + 0.75 * len(scores)), layout="constrained")
+    ax, handles = figure.subplots(), {}
+    for i, swaps in enumerate(scores.values()):
+        for j, swap in enumerate(names):
+            if swap not in swaps:
+                continue
+            low, high = swaps[swap]["interval"]
+            drop = swaps[swap]["drop"]
+            look = {"color": COLOURS[swap.startswith("video")], "marker": "os"[swap.startswith("video")]}
+            look["markerfacecolor"] = "white" if swap.endswith("_same") else look["color"]
+            error = [[100 * max(0, drop - low)], [100 * max(0, high - drop)]]
+            place = i + 0.18 * (j - (len(names) - 1) / 2)
+            handles[names[swap]] = ax.errorbar(100 * drop, place, xerr=error, capsize=3, markersize=5, **look)
+    ax.axvline(0, color=COLOURS[6], linestyle=DASHES[2], linewidth=1)
+    ax.set_yticks(range(len(scores)), list(scores))
+    ax.set_ylim(len(scores) - 0.5, -0.5)
+    ax.set_xlabel(title or "drop of UA, points")
+    figure.legend([handles[name] for name in handles], list(handles), loc="outside upper center", ncols=2)
     save_figure(figure, path)

@@ -16,6 +16,7 @@ from running.metrics import count_confusion
 from running.records import rearm
 
 RESULT_KEYS = "protocol reported modality labels avel_weight mem_weight seed confusion best_epoch epochs".split()
+ROUNDING = 1e-4  # of a probability in a file, at most
 
 
 @dataclass
@@ -28,6 +29,8 @@ class Run:
     environment: dict
     history: list  # dicts of metrics.jsonl
     predictions: pd.DataFrame  # utt_id, label, prediction; indexes of classes
+    probabilities: np.ndarray | None = None  # (n, C) of the predictions; None where the file has none
+    choosing: tuple | None = None  # the two of the list that chose the epoch, where it is not the reported one
 
     @property
     def fold(self):
@@ -79,28 +82,51 @@ def read_run(folder):
     if (folder / "metrics.jsonl").is_file():
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         history = [_parse_json(line, f"{folder / 'metrics.jsonl'}: line {i}") for i, line in enumerate(lines, start=1)]
-    predictions = _read_predictions(folder / f"predictions_{result['reported']}.csv", result)
-    return Run(folder, result, *optional, history, predictions)
-
-
-def _read_predictions(path, result):
+    path = folder / f"predictions_{result['reported']}.csv"
     if not path.is_file():
         raise InputError(f"{path}: no such file, though result.json reports it")
+    predictions, probabilities = _read_predictions(path, result["labels"])
+    confusion = count_confusion(predictions["label"], predictions["prediction"], len(result["labels"]))
+    if (confusion != np.array(result["confusion"])).any():
+        raise InputError(f"{path}: does not give the confusion matrix of result.json; are they of the same run?")
+    path, choosing = folder / "predictions_valid.csv", None
+    if result["reported"] != "valid" and path.is_file():
+        choosing = _read_predictions(path, result["labels"])
+    return Run(folder, result, *optional, history, predictions, probabilities, choosing)
+
+
+def _read_predictions(path, names):
+    """The predictions of a list, and their probabilities (n, C) or None. Raises: InputError."""
+    columns = ["utt_id", "label", "prediction"]
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=["utt_id", "label", "prediction"])
-    except (ValueError, UnicodeDecodeError) as error:
+        whole = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = whole[columns].map(rearm)
+    except (KeyError, ValueError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a table with utt_id,label,prediction: {error}") from error
-    table = table.map(rearm)
-    index = {name: i for i, name in enumerate(result["labels"])}
+    index = {name: i for i, name in enumerate(names)}
     unknown = sorted((set(table["label"]) | set(table["prediction"])) - set(index))
     if unknown:
         raise InputError(f"{path}: {', '.join(unknown)}: not among the labels {' '.join(index)} of result.json")
     if table["utt_id"].duplicated().any():
         raise InputError(f"{path}: {table['utt_id'][table['utt_id'].duplicated()].iloc[0]} stands there twice")
     table[["label", "prediction"]] = table[["label", "prediction"]].map(index.get)
-    if (count_confusion(table["label"], table["prediction"], len(index)) != np.array(result["confusion"])).any():
-        raise InputError(f"{path}: does not give the confusion matrix of result.json; are they of the same run?")
-    return table
+    return table, _read_probabilities(path, whole, [f"prob_{name}" for name in names])
+
+
+def _read_probabilities(path, table, columns):
+    """(n, C) float64; None where a column is missing. Raises: InputError for what is no probability."""
+    if not set(columns) <= set(table):
+        return None
+    try:
+        probabilities = table[columns].to_numpy(float)
+    except ValueError as error:
+        raise InputError(f"{path}: a probability is not a number: {error}") from error
+    sums = probabilities.sum(1)
+    bad = ~((probabilities >= 0).all(1) & (abs(sums - 1) < ROUNDING * len(columns)))
+    if bad.any():
+        found = f"{table['utt_id'][bad.argmax()]} sum to {sums[bad.argmax()]:g}"
+        raise InputError(f"{path}: the probabilities of {found}; numbers from 0 that sum to 1 are expected")
+    return probabilities
 
 
 def _read_json(path):

@@ -5,11 +5,13 @@ import json
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 
 from report.problems import find_problems
 from report.runs import find_runs
 from report.systems import group_runs
 from running.metrics import count_confusion, summarize_confusion
+from running.records import hash_file
 
 LABELS = ["hap", "neu", "sad", "ang"]
 SYSTEMS = {  # name in the report: folder, modality, avel_weight, mem_weight, how often it is right
@@ -33,8 +35,34 @@ def draw_predictions(labels, accuracy, n_classes, rng):
     return np.where(rng.random(len(labels)) < accuracy, labels, wrong)
 
 
-def write_run(folder, utt_ids, labels, predictions, system="+ AVEL + MEM", names=LABELS, seed=1234, flags=(), **more):
-    """Write a run folder. Args: labels, predictions: (n,) int. flags: dict, more of args.json. more: of result.json."""
+def draw_probabilities(labels, predictions, n_classes, seed=0):
+    """(n, C) whose largest is that of the prediction, as a rule by more where it is right, and by too much."""
+    rng, n = np.random.default_rng(seed), np.arange(len(labels))
+    logits = rng.normal(size=(len(labels), n_classes))
+    largest = logits.argmax(1)
+    logits[n, largest], logits[n, predictions] = logits[n, predictions], logits[n, largest]
+    logits[n, predictions] += rng.gamma(np.where(labels == predictions, 4, 1.5))
+    return softmax(logits, axis=1)
+
+
+def write_run(
+    folder,
+    utt_ids,
+    labels,
+    predictions,
+    system="+ AVEL + MEM",
+    names=LABELS,
+    seed=1234,
+    flags=(),
+    probabilities=None,
+    **more,
+):
+    """Write a run folder.
+
+    Args:
+        labels, predictions: (n,) int. flags: dict, more of args.json. probabilities: (n, C), drawn unless given.
+        more: of result.json. A run that reports `test` gets a predictions_valid.csv of as many utterances, too.
+    """
     _, modality, avel_weight, mem_weight, _ = SYSTEMS[system]
     summary = summarize_confusion(count_confusion(labels, predictions, len(names)), names)
     result = {"protocol": "paper", "reported": "valid", "modality": modality, "labels": list(names), "seed": seed}
@@ -44,12 +72,13 @@ def write_run(folder, utt_ids, labels, predictions, system="+ AVEL + MEM", names
     result.update(more)
     folder.mkdir(parents=True)
     split = result["reported"]
-    with open(folder / f"predictions_{split}.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["utt_id", "label", "prediction", *(f"prob_{name}" for name in names)])
-        for utt_id, label, prediction in zip(utt_ids, labels, predictions, strict=True):
-            probabilities = np.eye(len(names))[prediction]
-            writer.writerow([utt_id, names[label], names[prediction], *probabilities])
+    if probabilities is None:
+        probabilities = draw_probabilities(labels, predictions, len(names), seed)
+    write_predictions(folder / f"predictions_{split}.csv", utt_ids, labels, predictions, probabilities, names)
+    if split != "valid":
+        others = [f"valid {utt_id}" for utt_id in utt_ids]
+        drawn = draw_probabilities(labels, predictions, len(names), seed + 1)
+        write_predictions(folder / "predictions_valid.csv", others, labels, predictions, drawn, names)
     history = [_make_line(epoch, names, modality, result) for epoch in range(1, result["epochs"] + 1)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
     args = {name: result[name] for name in "modality avel_weight mem_weight labels seed epochs".split()}
@@ -61,6 +90,15 @@ def write_run(folder, utt_ids, labels, predictions, system="+ AVEL + MEM", names
     _write_embeddings(folder / f"embeddings_{split}.npz", utt_ids, labels, modality)
     (folder / "result.json").write_text(json.dumps(result))
     return folder
+
+
+def write_predictions(path, utt_ids, labels, predictions, probabilities, names):
+    """As of `running.records`, but names stand there as they are."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["utt_id", "label", "prediction", *(f"prob_{name}" for name in names)])
+        for utt_id, label, prediction, row in zip(utt_ids, labels, predictions, probabilities, strict=True):
+            writer.writerow([utt_id, names[label], names[prediction], *(f"{p:.9g}" for p in row)])
 
 
 def _make_line(epoch, names, modality, result):
@@ -95,6 +133,26 @@ def write_ablation(root, systems=tuple(SYSTEMS), folds=5, size=30, seeds=(1234,)
                 target = root / folder / f"seed{seed}" / f"session{fold}"
                 write_run(target, utt_ids, labels, predictions, system, names, seed, **more)
     return root
+
+
+def write_probe(folder, relies, draws=5, seed=0):
+    """probe.csv and probe.json of a run folder, as scripts.probe would leave them.
+
+    Args:
+        relies: {"video": share, "audio": share} of the right answers that a stream of another emotion turns into its.
+    """
+    path = folder / "predictions_test.csv"
+    path = path if path.is_file() else folder / "predictions_valid.csv"
+    table, rng = pd.read_csv(path, dtype=str).rename(columns={"prediction": "intact"}), np.random.default_rng(seed)
+    right = (table["label"] == table["intact"]).to_numpy(float)
+    table = table[["utt_id", "label", "intact"]]
+    for stream, share in relies.items():
+        table[f"{stream}_same"] = right * rng.binomial(draws, 0.98, len(right)) / draws
+        follows = right * rng.binomial(draws, share, len(right)) / draws
+        table[f"{stream}_other"], table[f"{stream}_other_follows"] = right - follows, follows
+    table.to_csv(folder / "probe.csv", index=False)
+    about = {"draws": draws, "seed": seed, "mixed_precision": "auto", "predictions_sha256": hash_file(path)}
+    (folder / "probe.json").write_text(json.dumps(about))
 
 
 def read_predictions(root, folder, seed="*"):
