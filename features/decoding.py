@@ -178,6 +178,7 @@ def _prepare_frame(frame, clips, prepare, thinning, to_rgb):
         clip.seen += 1
     if wanted:
         picture = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        picture = np.rot90(picture, round(frame.rotation / 90))  # a telephone says which side is up
         for crop, utt_ids in wanted.items():
             yield Frame(prepare(picture, crop), utt_ids)
 

@@ -55,6 +55,6 @@ def parse_rows(text):
     if not text:
         return None
     first, _, last = text.partition(":")
-    if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
+    if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
         raise InputError(f"--rows {text}: expected FIRST:LAST+1, two rising row numbers such as 112:368")
     return int(first), int(last)

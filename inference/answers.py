@@ -44,19 +44,21 @@ class Prediction:
 
     @property
     def probabilities(self):
-        """(C,) float32, the mean over the windows by their length."""
+        """(C,) float32, the mean over the windows by their length; None, as what follows from it, for an error."""
+        if self.error is not None:
+            return None
         lengths = np.array([window.end - window.start for window in self.windows])
         rows = np.stack([window.probabilities for window in self.windows])
         return rows[0] if len(rows) == 1 else (np.average(rows, axis=0, weights=lengths)).astype(np.float32)
 
     @property
     def label(self):
-        return self.labels[int(self.probabilities.argmax())]
+        return None if self.error is not None else self.labels[int(self.probabilities.argmax())]
 
     @property
     def entropy(self):
         """Of the probabilities, in nats: 0 is certain, log(C) knows nothing."""
-        return compute_entropy(self.probabilities)
+        return None if self.error is not None else compute_entropy(self.probabilities)
 
     @property
     def seconds(self):

@@ -26,6 +26,7 @@ from running.errors import InputError
 
 logger = logging.getLogger("foalnet")
 
+LONGER = 0.5  # seconds that a picture may outlast its sound and still ends with it
 SHORT = 0.25  # seconds that a sound may end before its header says so without a word
 
 
@@ -141,15 +142,25 @@ class Loader:
     """Loads sources as a model wants them.
 
     Args:
-        modality: of the model. preprocessing: Preprocessing. assumptions: Assumptions.
+        modality, video_dim: of the model. preprocessing: Preprocessing. assumptions: Assumptions.
         encoder: function of picture rows or None that gives (ClipEncoder, FramePreparer).
         way, overlap: of `cut_source`. frames_batch: frames through CLIP at a time. num_workers: that decode videos.
     """
 
     def __init__(
-        self, modality, preprocessing, assumptions, encoder, way="windows", overlap=0.5, frames_batch=64, num_workers=0
+        self,
+        modality,
+        video_dim,
+        preprocessing,
+        assumptions,
+        encoder,
+        way="windows",
+        overlap=0.5,
+        frames_batch=64,
+        num_workers=0,
     ):
         self.modality, self.preprocessing, self.assumptions = modality, preprocessing, assumptions
+        self.video_dim = video_dim
         self.encoder, self.way, self.overlap = encoder, way, overlap
         self.frames_batch, self.num_workers = frames_batch, num_workers
         self.assumed = False  # whether a picture was taken as Assumptions says and nobody else
@@ -170,7 +181,7 @@ class Loader:
         try:
             streams = self._look(source)
             samples = self._read_sound(loaded, streams) if "a" in self.modality and streams.sound is not None else None
-            seconds = len(samples) / SAMPLE_RATE if samples is not None else self._span(source, streams)
+            seconds = self._span(source, streams, samples)
             cutting = self.preprocessing.max_length, self.way, self.overlap
             loaded.segments = [Segment(*part) for part in cut_source(seconds, *cutting, samples)]
             if samples is not None:
@@ -195,12 +206,16 @@ class Loader:
             return replace(streams, picture=picture.picture, size=picture.size)
         return streams
 
-    def _span(self, source, streams):
-        """Seconds of a source whose sound is not used."""
-        seconds = streams.picture or streams.sound
-        _check_start(source.name, source.start, seconds)
-        ends = seconds if source.end is None else min(source.end, seconds)
-        return ends - source.start
+    def _span(self, source, streams, samples):
+        """Seconds of a source: its sound's, or its picture's where that is longer or all there is."""
+        sound = None if samples is None else len(samples) / SAMPLE_RATE
+        if not streams.picture or "v" not in self.modality:
+            return streams.sound - source.start if sound is None else sound
+        if sound is None:
+            _check_start(source.name, source.start, streams.picture)
+        ends = streams.picture if source.end is None else min(source.end, streams.picture)
+        picture = ends - source.start
+        return picture if sound is None or picture > sound + LONGER else sound
 
     def _read_sound(self, loaded, streams):
         """(n,) float32, what is used of a source's sound; notes where there is less than its header promises."""
@@ -225,7 +240,8 @@ class Loader:
     def _cut_sound(self, samples, segment):
         first = round(segment.start * SAMPLE_RATE)
         count = round(min(segment.end - segment.start, self.preprocessing.max_length) * SAMPLE_RATE)
-        return samples[first : first + count]
+        part = samples[first : first + count]
+        return part if len(part) >= MIN_SAMPLES else None  # the picture goes on behind it
 
     def _add_features(self, loaded):
         """Take stored features of a source that is one segment, as training did."""
@@ -234,7 +250,11 @@ class Loader:
             return
         if len(loaded.segments) > 1:
             raise InputError(f"{loaded.source.name}: is cut into {len(loaded.segments)} parts, but {path} is of one")
-        loaded.segments[0].features = np.asarray(read_features(path, self.preprocessing.max_frames), np.float32)
+        features = np.asarray(read_features(path, self.preprocessing.max_frames), np.float32)
+        if features.shape[1] != self.video_dim or not np.isfinite(features).all():
+            what = f"{features.shape[1]} numbers a frame, the model takes {self.video_dim}"
+            raise InputError(f"{path}: {what if features.shape[1] != self.video_dim else 'holds NaN or infinity'}")
+        loaded.segments[0].features = features
 
     def _add_pictures(self, prepared):
         """Decode the videos of several sources once, and give every segment its CLIP features."""
@@ -253,7 +273,11 @@ class Loader:
                 videos[rows][source.picture].append(Clip(name, start, end, crop))
                 owners[name] = segment
         for rows, paths in videos.items():
-            for name, features in self._encode(rows, paths, failed).items():
+            try:
+                found = self._encode(rows, paths, failed)
+            except InputError as error:  # of CLIP itself
+                found, failed = {}, {**failed, **dict.fromkeys(paths, str(error))}
+            for name, features in found.items():
                 owners[name].features = features.astype(np.float32)
         for loaded, _ in prepared:
             if loaded.source.picture in failed and not any(s.features is not None for s in loaded.segments):

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import logging
 import os
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,8 +18,8 @@ import torch
 from dataloader import SAMPLE_RATE, normalize_waveform, pad_rows, resample
 from features.clip import DTYPES, ClipEncoder, choose_dtype, load_clip
 from features.preparing import FramePreparer
-from inference.answers import Prediction, Window
-from inference.loading import Assumptions, Loader
+from inference.answers import STREAM_NAMES, Prediction, Window
+from inference.loading import Assumptions, Loaded, Loader
 from inference.sources import Source
 from running.errors import InputError
 from running.model_folder import find_model, load_model
@@ -41,6 +42,7 @@ class FoalPredictor:
         strict: refuse a source that lacks a stream of the model.
         calibrated: divide the logits by the model's calibration temperature.
         mixed_precision: of `choose_precision`. num_workers: processes that decode videos. cpu: use no GPU.
+        folder: that the model came from.
     """
 
     def __init__(
@@ -57,22 +59,25 @@ class FoalPredictor:
         mixed_precision="auto",
         num_workers=0,
         cpu=False,
+        folder=None,
     ):
         self.device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
         self.model, self.preprocessing, self.strict = model.to(self.device).eval(), preprocessing, strict
-        self.clip_model = clip_model
+        self.clip_model, self.folder = clip_model, folder
         self.temperature = model.config.calibration_temperature if calibrated else 1.0
         config = model.config
         width = config.video_dim if config.wavlm is None else config.wavlm.hidden_size
         self.precision = choose_precision(mixed_precision, self.device.type, width)
         self.assumptions = Assumptions(preprocessing.clip or {}, rows, crop)
         cutting = {"way": way, "overlap": overlap, "num_workers": num_workers}
-        self.loader = Loader(config.modality, preprocessing, self.assumptions, self.find_encoder, **cutting)
+        inputs = config.modality, config.video_dim, preprocessing
+        self.loader = Loader(*inputs, self.assumptions, self.find_encoder, **cutting)
 
     @classmethod
     def from_pretrained(cls, checkpoint, **options):
         """Load a run folder, its best/, or a hub id. Args: options: of the class. Raises: InputError."""
-        return cls(*load_model(find_model(checkpoint)), **options)
+        folder = find_model(checkpoint)
+        return cls(*load_model(folder), folder=folder, **options)
 
     @property
     def labels(self):
@@ -86,7 +91,7 @@ class FoalPredictor:
     def clip(self):
         """(ClipEncoder, processor) of the CLIP that the training features were made with. Raises: InputError."""
         recorded = self.preprocessing.clip
-        name = self.clip_model or (recorded or {}).get("model")
+        name = self.clip_model or self.find_clip((recorded or {}).get("model"))
         if not name:
             raise InputError(
                 "the checkpoint does not know how its video features were made; --clip_model names the CLIP, or "
@@ -106,6 +111,12 @@ class FoalPredictor:
         dtype = DTYPES["no" if exact else choose_dtype("auto", self.device)]
         return ClipEncoder(network, processor, self.device, dtype), processor
 
+    def find_clip(self, name):
+        """A recorded CLIP: where it was, seen from here or from a folder above the checkpoint, else a hub id."""
+        above = [Path(self.folder).resolve(), *Path(self.folder).resolve().parents] if name and self.folder else []
+        places = [Path(name or "")] + [folder / name for folder in above]
+        return next((str(place) for place in places if name and place.is_dir()), name)
+
     def find_encoder(self, rows):
         """(ClipEncoder, FramePreparer) for pictures of which some rows are kept."""
         encoder, processor = self.clip
@@ -123,10 +134,11 @@ class FoalPredictor:
         Returns: list of Prediction, parallel to sources.
         Raises: InputError that names the first bad source, without skip_bad.
         """
-        sources = [make_source(s, i) for i, s in enumerate(sources if isinstance(sources, list) else [sources])]
-        predictions = []
+        if batch_size < 1:
+            raise InputError(f"batch_size {batch_size}: must be at least 1")
+        sources, predictions = sources if isinstance(sources, list) else [sources], []
         for first in range(0, len(sources), GROUP):
-            group = self.loader.load(sources[first : first + GROUP])
+            group = self.load(sources[first : first + GROUP], first)
             for loaded in group:
                 self._judge(loaded)
                 if loaded.error is not None and not skip_bad:
@@ -136,17 +148,33 @@ class FoalPredictor:
                 progress(len(group))
         return predictions
 
+    def load(self, sources, first=0):
+        """Sources in any form, the first of which is number `first` -> list of Loaded, parallel."""
+        made, group = [], {}
+        for i, source in enumerate(sources):
+            try:
+                made.append((i, make_source(source, first + i)))
+            except InputError as error:
+                group[i] = Loaded(Source(f"source {first + i}"), error=str(error))
+        loaded = self.loader.load([source for _, source in made])
+        group |= {i: item for (i, _), item in zip(made, loaded, strict=True)}
+        return [group[i] for i in range(len(sources))]
+
     def _judge(self, loaded):
         """Note what is missing of a source; with `strict` that is an error."""
         if loaded.error is not None:
             return
-        absent = [s for s in self.modality if not any(s in segment.streams for segment in loaded.segments)]
-        if absent:
-            text = f"has no {({'a': 'sound', 'v': 'picture'})[absent[0]]}"
-            if not any(note.startswith(text) for note in loaded.notes):
+        incomplete, parts = False, [segment.streams for segment in loaded.segments]
+        for stream in self.modality:
+            lacking = sum(stream not in part for part in parts)
+            text = f"has no {STREAM_NAMES[stream]}"
+            if 0 < lacking < len(parts):
+                text += f" in {lacking} of its {len(parts)} windows"
+            incomplete |= lacking > 0
+            if lacking and not any(note.startswith(text) for note in loaded.notes):
                 loaded.notes.insert(0, text)
-            if self.strict:
-                loaded.error = f"{loaded.source.name}: {'; '.join(loaded.notes)}"
+        if incomplete and self.strict:
+            loaded.error = f"{loaded.source.name}: {'; '.join(loaded.notes)}"
 
     def answer(self, group, batch_size):
         """Run the network over the segments of a list of Loaded. Returns: list of Prediction, parallel."""
