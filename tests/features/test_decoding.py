@@ -1,8 +1,10 @@
 """Cutting a video: the right pixels of the right frames, once each."""
 
+import struct
 from collections import Counter
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -73,3 +75,52 @@ def test_b_frames_come_in_presentation_order(tmp_path):
     path = write_video(tmp_path / "b.avi", counting_pictures(20), bf="2")
     frames, _ = cut(path, [Clip("u", 0.0, 9.0, "full")])
     assert read_numbers(frames["u"]) == list(range(20))
+
+
+@pytest.mark.parametrize(("rate", "kept"), [(60, 60), (30, 60), (29, 58), (25, 50)])
+def test_a_faster_video_is_thinned_to_the_frame_rate_of_the_training(tmp_path, rate, kept):
+    """Two seconds of it: evenly, beginning with the first; a slower one is taken whole."""
+    video = write_video(tmp_path / "a.avi", [np.full((64, 64, 3), 99, np.uint8)] * 2 * rate, rate=rate)
+    frames, _ = cut(video, [Clip("a", 0.0, np.inf, "full")], frame_rate=30.0)
+    assert len(frames["a"]) == kept
+    clip = Clip("a", 0.0, 1.0, "full")
+    wanted = []
+    for clip.seen in range(120):
+        if clip.wants(2, 0.5):
+            wanted.append(clip.seen)
+    assert wanted == list(range(0, 120, 4))  # every second of every second one
+
+
+def test_a_video_is_turned_as_its_file_says(tmp_path):
+    """As telephones write it: the pixels lie on their side, and the matrix in the header turns them clockwise."""
+    picture = np.zeros((64, 96, 3), np.uint8)
+    picture[:, :48] = (255, 0, 0)  # the left half lies above once it is turned clockwise
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    upright = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    clockwise = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    content = path.read_bytes()
+    start = content.index(upright, content.index(b"tkhd"))
+    path.write_bytes(content[:start] + clockwise + content[start + len(upright) :])
+    seen = []
+    list(cut_clips(str(path), [Clip("a", -np.inf, np.inf, "full")], Recorder(seen)))
+    assert seen[0].shape == (96, 64, 3)
+    assert seen[0][:40, :, 0].mean() > 200
+    assert seen[0][56:, :, 0].mean() < 50
+
+
+class Recorder:
+    """A FramePreparer that keeps the pictures that it is given."""
+
+    rows = None
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def __call__(self, picture, crop):
+        self.seen.append(picture)
+        return picture
