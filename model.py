@@ -57,6 +57,7 @@ class FoalNetConfig(PreTrainedConfig):
         modality_dropout: probability that the classifier gets one stream of a training utterance alone; above 0 the
             model has a learnt stand-in for a stream that is absent.
         calibration_temperature: divisor of the logits that makes the probabilities believable; 1: not fitted.
+        evaluation: dict of scores, lists and protocol, once the training is finished (running/conclusion.py); or None.
         initializer_range: standard deviation of the new linear layers' first weights.
     """
 
@@ -82,6 +83,7 @@ class FoalNetConfig(PreTrainedConfig):
         freeze_encoder=False,
         modality_dropout=0.0,
         calibration_temperature=1.0,
+        evaluation=None,
         initializer_range=0.02,
         **kwargs,
     ):
@@ -108,6 +110,7 @@ class FoalNetConfig(PreTrainedConfig):
         self.freeze_encoder = freeze_encoder
         self.modality_dropout = modality_dropout
         self.calibration_temperature = calibration_temperature
+        self.evaluation = evaluation
         self.initializer_range = initializer_range
         names = {"id2label": dict(enumerate(self.labels)), "label2id": {n: i for i, n in enumerate(self.labels)}}
         super().__init__(**{**kwargs, **names})

@@ -91,6 +91,13 @@ def add_features(sources, video_root):
     """Give every source its ready features, where there are some."""
     index = index_features(video_root)
     found = [replace(s, features=index.get(s.name) or index.get(Path(s.name).stem)) for s in sources]
+    taken = {}
+    for source in found:
+        if source.features and taken.setdefault(source.features, source) is not source:
+            first = taken[source.features].name
+            raise InputError(
+                f"--video_root {video_root}: {first} and {source.name} would take the same {source.features}"
+            )
     if not any(source.features for source in found):
         raise InputError(f"--video_root {video_root}: holds features of none of the {len(sources)} sources")
     return found
@@ -136,8 +143,7 @@ def main(argv=None):
         logger.info(predictor.assumptions.explain())
     say_notes(predictor, predictions)
     print(format_table(predictions, args.topk))
-    answered = any(prediction.error is None for prediction in predictions)
-    if args.out and answered:
+    if args.out:
         write_predictions(args.out, predictions, args.topk)
     bad += [prediction.error for prediction in predictions if prediction.error is not None]
     for error in bad:

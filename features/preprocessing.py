@@ -17,7 +17,8 @@ from running.records import read_json, write_json
 logger = logging.getLogger("foalnet")
 
 PREPROCESSING_FILE = "preprocessor_config.json"
-CLIP_KEYS = "model weights_crc32 dim rows crop frame_stride frame_rate picture_size dtype mixed_precision".split()
+CLIP_KEYS = "model weights_crc32 dim rows crop frame_stride frame_rate max_frames picture_size".split()
+CLIP_KEYS += ["dtype", "mixed_precision"]
 EXTRACTOR = {
     "feature_extractor_type": "Wav2Vec2FeatureExtractor",
     "feature_size": 1,

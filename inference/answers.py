@@ -188,6 +188,8 @@ def write_predictions(path, predictions, k=None):
         contents = [prediction.to_dict(k) for prediction in predictions]
         lines = "".join(json.dumps(content, ensure_ascii=False) + "\n" for content in contents)
         write_text(path, lines if ending == ".jsonl" else json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
+    elif ending in (".srt", ".vtt") and predictions[0].error is not None:
+        path.unlink(missing_ok=True)  # an earlier one is not of this source
     elif ending in (".srt", ".vtt"):
         write_text(path, format_subtitles(*predictions, ending))
     elif ending == ".csv":

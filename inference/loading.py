@@ -96,11 +96,15 @@ class Loaded:
 
 @dataclass
 class Streams:
-    """What a file holds: seconds of sound and of picture, None where there is none; the picture's width and height."""
+    """What a file holds: seconds of sound and of picture, None where there is none; the picture's width and height.
+
+    Attributes: promised: whether the header itself says how long the sound is.
+    """
 
     sound: float | None
     picture: float | None
     size: tuple | None = None
+    promised: bool = True
 
 
 def probe_file(path):
@@ -117,19 +121,30 @@ def probe_file(path):
             sounds = [stream for stream in container.streams.audio if stream.codec_context is not None]
             covers = Disposition.attached_pic
             pictures = [stream for stream in container.streams.video if not stream.disposition & covers]
-            whole = (container.duration or 0) / av.time_base
-            lengths = [_length(streams[0], whole) if streams else None for streams in (sounds, pictures)]
-            if lengths == [None, None]:
+            if not sounds and not pictures:
                 raise InputError(f"{path}: holds neither sound nor picture")
+            lengths = _find_lengths(container, [streams[0] if streams else None for streams in (sounds, pictures)])
             size = (pictures[0].width, pictures[0].height) if pictures else None
-            return Streams(*lengths, size)
+            return Streams(*lengths, size, bool(sounds and sounds[0].duration))
     except (av.FFmpegError, OSError) as error:
         reason = error.strerror or type(error).__name__
         raise InputError(f"{path}: no sound or video that libsndfile or FFmpeg can read: {reason}") from error
 
 
-def _length(stream, whole):
-    return float(stream.duration * stream.time_base) if stream.duration else whole
+def _find_lengths(container, streams):
+    """Seconds of some streams (None for None) by the header; a recording of a browser has none, and is read through."""
+    lengths = [stream and stream.duration and float(stream.duration * stream.time_base) for stream in streams]
+    if container.duration:
+        return [
+            stream and (length or container.duration / av.time_base)
+            for stream, length in zip(streams, lengths, strict=True)
+        ]
+    ends = [0.0 for _ in streams]
+    for packet in container.demux([stream for stream in streams if stream is not None]):
+        if packet.pts is not None:
+            i = streams.index(packet.stream)
+            ends[i] = max(ends[i], float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    return [stream and (length or end) for stream, length, end in zip(streams, lengths, ends, strict=True)]
 
 
 def _check_start(name, start, seconds):
@@ -210,7 +225,9 @@ class Loader:
         """Seconds of a source: its sound's, or its picture's where that is longer or all there is."""
         sound = None if samples is None else len(samples) / SAMPLE_RATE
         if not streams.picture or "v" not in self.modality:
-            return streams.sound - source.start if sound is None else sound
+            if sound is None and streams.sound is None:
+                raise InputError(f"{source.name}: has no {'sound' if streams.picture else 'picture that has a length'}")
+            return streams.sound - source.span[0] if sound is None else sound
         if sound is None:
             _check_start(source.name, source.start, streams.picture)
         ends = streams.picture if source.end is None else min(source.end, streams.picture)
@@ -229,7 +246,7 @@ class Loader:
             if self.way == "first":
                 asked = min(asked, self.preprocessing.max_length)
             samples = read_audio(source.path, None if seconds is None and self.way != "first" else asked, start)
-            if len(samples) / SAMPLE_RATE < asked - SHORT or find_cut(source.path):
+            if (streams.promised and len(samples) / SAMPLE_RATE < asked - SHORT) or find_cut(source.path):
                 loaded.notes.append(f"ends at {start + len(samples) / SAMPLE_RATE:.2f} s, sooner than it should")
         if len(samples) < MIN_SAMPLES:
             raise InputError(f"{source.name}: {len(samples)} samples of sound; at least 25 ms are needed")
@@ -295,8 +312,12 @@ class Loader:
         """{clip name: features} of the clips in some videos; `failed` gets {path: what is wrong}."""
         encoder, prepare = self.encoder(rows)
         clip = self.assumptions.clip
-        options = {"frame_stride": clip.get("frame_stride") or 1, "max_frames": self.preprocessing.max_frames}
-        options |= {"frame_rate": clip.get("frame_rate")}
+        most = min(filter(None, (self.preprocessing.max_frames, clip.get("max_frames"))))
+        options = {
+            "frame_stride": clip.get("frame_stride") or 1,
+            "max_frames": most,
+            "frame_rate": clip.get("frame_rate"),
+        }
         collector = FeatureCollector(np.dtype(clip.get("dtype") or "float32"))
         loader = build_frame_loader(list(paths.items()), prepare, self.num_workers, 4 * self.frames_batch, **options)
         for report in encode_frames(loader, encoder, collector, self.frames_batch):

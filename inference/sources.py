@@ -1,8 +1,9 @@
 """What is to be answered for: files, folders, globs, lists and manifests -> Source."""
 
+import contextlib
 import glob
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ class Source:
     end: float | None = None
     crop: str | None = None
     features: str | None = None
-    samples: np.ndarray | None = None
+    samples: np.ndarray | None = field(default=None, compare=False)
 
     @property
     def picture(self):
@@ -68,7 +69,10 @@ def find_sources(words, stdin=None):
         try:
             if word == "-":
                 lines = [line.strip() for line in (stdin or sys.stdin)]
-                found, wrong = find_sources([line for line in lines if line and line != "-"] or ["stdin"])
+                lines = [line for line in lines if line and line != "-"]
+                if not lines:
+                    raise InputError("stdin: holds no source")
+                found, wrong = find_sources(lines)
                 sources, problems = sources + found, problems + wrong
             else:
                 sources += _expand(word)
@@ -76,8 +80,11 @@ def find_sources(words, stdin=None):
             problems += str(error).splitlines()
     if not sources:
         raise InputError("\n".join(problems))
-    names = set()
-    return [source for source in sources if not (source.name in names or names.add(source.name))], problems
+    named = {}
+    for source in sources:
+        if named.setdefault(source.name, source) != source:
+            problems.append(f"{source.name}: names two sources; the second, {source.path}, is left out")
+    return list(named.values()), problems
 
 
 def _expand(word):
@@ -96,7 +103,13 @@ def _expand(word):
     names = sorted(name for name in glob.glob(word, recursive=True) if Path(name).is_dir() or _is_media(Path(name)))
     if not names:
         raise InputError(f"{word}: no sound and no video fits; give files, folders, globs, an scp list or a manifest")
-    return [source for name in names for source in _expand(name)]
+    found = []
+    for name in names:
+        with contextlib.suppress(InputError):  # a folder without media
+            found += _expand(name)
+    if not found:
+        raise InputError(f"{word}: no sound and no video in these folders")
+    return found
 
 
 def _is_media(path):
