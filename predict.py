@@ -84,7 +84,17 @@ def parse_args(argv=None):
     args.rows = parse_rows(args.rows)
     if args.out is not None:
         check_out(args.out)
+    if args.plot:
+        make_folder(args.plot)
     return args
+
+
+def make_folder(plot):
+    """Raise InputError where --plot names no folder that can be made, before the work."""
+    try:
+        Path(plot).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--plot {plot}: no folder can be made there: {error.strerror}") from error
 
 
 def add_features(sources, video_root):
@@ -145,6 +155,10 @@ def main(argv=None):
     print(format_table(predictions, args.topk))
     if args.out:
         write_predictions(args.out, predictions, args.topk)
+    if args.plot:
+        from inference.pictures import plot_sources  # takes a second
+
+        plot_sources(predictor, sources, predictions, args.plot)
     bad += [prediction.error for prediction in predictions if prediction.error is not None]
     for error in bad:
         print(f"error: {show_text(error)}", file=sys.stderr)
