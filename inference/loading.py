@@ -292,8 +292,11 @@ class Loader:
         for rows, paths in videos.items():
             try:
                 found = self._encode(rows, paths, failed)
-            except InputError as error:  # of CLIP itself
-                found, failed = {}, {**failed, **dict.fromkeys(paths, str(error))}
+            except InputError as error:  # of CLIP itself: no fault of the picture, and no reason to do without
+                found = {}
+                for loaded, _ in prepared:
+                    if loaded.source.picture in paths and loaded.error is None:
+                        loaded.error = f"{loaded.source.name}: {error}"
             for name, features in found.items():
                 owners[name].features = features.astype(np.float32)
         for loaded, _ in prepared:
