@@ -6,7 +6,6 @@ predictor.predict(["clip.mp4", waveform, (waveform, 44100)])[0].label
 source -> Loader -> segments of sound and CLIP features -> batches of like streams -> FoalNet -> Prediction
 """
 
-import contextlib
 import functools
 import logging
 import os
@@ -23,7 +22,7 @@ from inference.loading import Assumptions, Loaded, Loader
 from inference.sources import Source
 from running.errors import InputError
 from running.model_folder import find_model, load_model
-from running.precision import choose_precision
+from running.precision import autocast, choose_precision
 from running.records import checksum_weights
 
 logger = logging.getLogger("foalnet")
@@ -214,10 +213,8 @@ class FoalPredictor:
         return inputs
 
     def autocast(self):
-        dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        if self.precision == "no":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtypes[self.precision])
+        """The precision of the network, as a context."""
+        return autocast(self.device.type, self.precision)
 
     @torch.inference_mode()
     def run(self, segments):

@@ -1,11 +1,18 @@
 """Which precision the matrix products run in."""
 
+import contextlib
 import os
 
 import torch
 
 PRECISIONS = ("auto", "no", "fp16", "bf16")
 NARROW = 256  # below this width casting costs what bf16 products save
+
+
+def autocast(device_type, precision):
+    """A context in which matrix products run in a precision of `choose_precision`."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device_type, dtype)
 
 
 def choose_precision(requested, device_type, width):

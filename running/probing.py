@@ -7,7 +7,6 @@ not look at costs nothing. A partner of the same emotion tells what the swap cos
 "Perceptual Score: What Data Modalities Does Your Model Perceive?"; there the partner is drawn whatever its label.
 """
 
-import contextlib
 import logging
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from dataloader import build_evaluation_loader, check_utterances, collate, read_
 from running.errors import InputError
 from running.evaluation import move_inputs
 from running.model_folder import find_model, load_model
-from running.precision import PRECISIONS, choose_precision
+from running.precision import PRECISIONS, autocast, choose_precision
 from running.progress import progress_bar
 from running.records import disarm, hash_file, read_json, rearm, write_json, write_text
 
@@ -28,7 +27,6 @@ logger = logging.getLogger("foalnet")
 
 SWAPS = ("video_same", "video_other", "audio_same", "audio_other")  # the stream, and whether of the same emotion
 ARGS = "valid_src test_src label_map video_root max_length max_frames batch_size num_workers states_root".split()
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 ROUNDING = 0.01  # share of the utterances that other hardware may predict otherwise; one always may be
 
 
@@ -163,11 +161,6 @@ def draw_partners(labels, draws, seed):
     return partners
 
 
-def cast(device, precision):
-    """The context of a precision, for the model alone: it would cast the resampling of sounds, too."""
-    return contextlib.nullcontext() if precision == "no" else torch.autocast(device.type, DTYPES[precision])
-
-
 def encode_sounds(model, utterances, args, device, precision):
     """The audio states of every utterance: list of (Ta, Da) arrays, float32, or float16 where computed in halves.
 
@@ -183,7 +176,7 @@ def encode_sounds(model, utterances, args, device, precision):
         inputs = move_inputs(batch, device)
         rows, mask = inputs.get("audio_states"), inputs.get("audio_mask")
         if rows is None:
-            with cast(device, precision):
+            with autocast(device.type, precision):
                 rows, mask = model.encode_audio(inputs["input_values"], samples=inputs["samples"])
         for utt_id, row, valid in zip(batch["utt_ids"], rows.float().cpu(), mask.cpu(), strict=True):
             states[utt_id] = row[valid].numpy().astype(dtype)
@@ -219,7 +212,7 @@ def predict_pairs(model, audio, video, device, precision, batch_size, audio_rows
         items = [{"utt_id": "", "label": 0, "audio_states": audio[i], "video_features": video[j]} for i, j in pairs]
         inputs = move_inputs(collate(items), device)
         inputs.pop("labels")
-        with cast(device, precision):
+        with autocast(device.type, precision):
             logits = model(**inputs).logits.float().cpu()
         if not logits.isfinite().all():
             raise InputError("the model's logits hold NaN or infinity; --mixed_precision no has the widest range")
