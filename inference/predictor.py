@@ -8,6 +8,7 @@ source -> Loader -> segments of sound and CLIP features -> batches of like strea
 
 import functools
 import logging
+import numbers
 import os
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from running.records import checksum_weights
 
 logger = logging.getLogger("foalnet")
 
-GROUP = 64  # sources loaded at a time
+GROUP = 16  # sources loaded at a time; an hour of sound takes 230 MB
 
 
 class FoalPredictor:
@@ -239,27 +240,32 @@ class FoalPredictor:
 
 
 def make_source(source, number=0):
-    """A path, array, (array, rate) or Source -> Source. Raises: InputError for anything else."""
+    """A path, array, (array, rate) or Source -> Source. Raises: InputError for anything else, by its number."""
     if isinstance(source, Source):
         return source
     if isinstance(source, (str, os.PathLike)):
         return Source(os.fspath(source), os.fspath(source))
-    if isinstance(source, tuple) and len(source) == 2:
-        return Source(f"array {number}", samples=prepare_waveform(*source))
-    if isinstance(source, (np.ndarray, torch.Tensor)):
-        return Source(f"array {number}", samples=prepare_waveform(source, SAMPLE_RATE))
-    raise InputError(f"source {number}: {type(source).__name__}; a path, an array or (array, rate) is needed")
+    waveform, rate = source if isinstance(source, tuple) and len(source) == 2 else (source, SAMPLE_RATE)
+    if not isinstance(waveform, (np.ndarray, torch.Tensor)):
+        kind = type(waveform).__name__
+        raise InputError(f"source {number}: {kind}; a path, an array or (array, rate) is needed")
+    try:
+        return Source(f"array {number}", samples=prepare_waveform(waveform, rate))
+    except InputError as error:
+        raise InputError(f"source {number}: {error}") from error
 
 
 def prepare_waveform(waveform, rate):
     """Any waveform as (n,) float32 at 16 kHz, mono; integers are scaled by their range. Raises: InputError."""
     waveform = np.asarray(waveform)
-    if waveform.ndim not in (1, 2) or not waveform.size or not np.isscalar(rate) or rate <= 0:
-        raise InputError(f"waveform of shape {waveform.shape} at {rate} Hz; (n,) or (n, channels) is needed")
-    scale = -float(np.iinfo(waveform.dtype).min) if np.issubdtype(waveform.dtype, np.signedinteger) else 1.0
+    if not isinstance(rate, numbers.Real) or not 1 <= rate < 2**31:
+        raise InputError(f"a rate of {rate!r}; Hz are needed")
+    if waveform.ndim not in (1, 2) or not waveform.size:
+        raise InputError(f"a waveform of shape {waveform.shape}; (n,) or (n, channels) is needed")
     if waveform.dtype.kind not in "if":
-        raise InputError(f"waveform of {waveform.dtype}; float or signed integers are needed")
-    samples = waveform.astype(np.float32) / scale
+        raise InputError(f"a waveform of {waveform.dtype}; float or signed integers are needed")
+    scale = -float(np.iinfo(waveform.dtype).min) if waveform.dtype.kind == "i" else 1.0
+    samples = waveform.astype(np.float32) / np.float32(scale)
     if samples.ndim == 2:
         samples = samples.mean(int(np.argmin(samples.shape)))
-    return resample(samples.astype(np.float32), int(rate))
+    return resample(samples, round(rate))
