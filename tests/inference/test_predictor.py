@@ -29,7 +29,11 @@ def predictor(checkpoint):
 @pytest.fixture(scope="module")
 def long_clip(tmp_path_factory):
     """5.37 s of sound and picture. Returns: path, pictures, sound as it is in the file."""
-    path, pictures, sound = tmp_path_factory.mktemp("long") / "long.avi", draw_pictures(134, 9), draw_sound(5.37, seed=9)
+    path, pictures, sound = (
+        tmp_path_factory.mktemp("long") / "long.avi",
+        draw_pictures(134, 9),
+        draw_sound(5.37, seed=9),
+    )
     write_clip(path, pictures, sound)
     return path, pictures, (sound * 32768).astype(np.int16).astype(np.float32) / 32768
 
@@ -134,7 +138,9 @@ def test_more_sources_than_are_loaded_at_a_time(predictor, clips):
     assert len(set(names)) == 70
     assert names[66] == str(clips / "both.mp4")
     some = [0, 5, 63, 64, 66, 69]
-    np.testing.assert_allclose(get_rows(answers)[some], get_rows(predictor.predict([sources[i] for i in some])), atol=1e-5)
+    np.testing.assert_allclose(
+        get_rows(answers)[some], get_rows(predictor.predict([sources[i] for i in some])), atol=1e-5
+    )
 
 
 def test_asked_twice_it_says_the_same(predictor, clips):
@@ -260,7 +266,9 @@ def test_strict(checkpoint, clips):
 def test_run_folder_and_its_best_are_the_same(checkpoint, clips, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "best")
     paths = sorted(clips.iterdir())
-    found = [FoalPredictor.from_pretrained(f, cpu=True).predict(paths) for f in (tmp_path, tmp_path / "best", checkpoint)]
+    found = [
+        FoalPredictor.from_pretrained(f, cpu=True).predict(paths) for f in (tmp_path, tmp_path / "best", checkpoint)
+    ]
     np.testing.assert_array_equal(get_rows(found[0]), get_rows(found[2]))
     np.testing.assert_array_equal(get_rows(found[1]), get_rows(found[2]))
 

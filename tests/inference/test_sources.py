@@ -1,4 +1,4 @@
-"""From the words of a command line to sources: files, folders, globs, lists, stdin; the order, the names, what is wrong."""
+"""From the words of a command line to sources: files, folders, globs, lists, stdin; their order, names and faults."""
 
 import io
 import os
@@ -166,7 +166,7 @@ def test_text_that_would_act_is_shown_escaped(text):
 
 
 def test_text_that_is_harmless_is_shown_as_it_is():
-    text = "ünïcødé 感情 name's \"x\" =1+1.wav"
+    text = 'ünïcødé 感情 name\'s "x" =1+1.wav'
     assert show_text(text) == text
 
 
