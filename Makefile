@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM = false
 .PHONY: demo test app export lint bench clean
 .DELETE_ON_ERROR:
 
-$(VENV)/installed: requirements.txt requirements-dev.txt
+$(VENV)/installed: requirements.txt requirements-export.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
@@ -30,7 +30,7 @@ app: $(VENV)/installed
 	$(VENV)/bin/python -m scripts.app $(CHECKPOINT)
 
 export: $(VENV)/installed
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-export.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-export.txt
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
