@@ -26,7 +26,7 @@ test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
 
 app: $(VENV)/installed
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-app.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-app.txt
 	$(VENV)/bin/python -m scripts.app $(CHECKPOINT)
 
 export: $(VENV)/installed
