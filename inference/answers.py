@@ -76,18 +76,17 @@ class Prediction:
 
     def rank(self, k=None):
         """[(label, probability)], the likeliest first, k of them."""
-        order = self.probabilities.argsort()[::-1][:k]
-        return [(self.labels[i], float(self.probabilities[i])) for i in order]
+        return _rank(self.probabilities, self.labels, k)
 
     def to_dict(self, k=None):
         """As JSON has it; a source of several windows carries its timeline."""
         if self.error is not None:
             return {"source": self.source, "error": self.error}
         content = {"source": self.source, "label": self.label}
-        content["probabilities"] = dict(self.rank(k)) if k else _name(self.probabilities, self.labels)
+        content["probabilities"] = _name(self.probabilities, self.labels, k)
         content |= {"entropy": self.entropy, "seconds": self.seconds, "streams": self.streams}
         if len(self.windows) > 1:
-            content["timeline"] = [_describe_window(window, self.labels) for window in self.windows]
+            content["timeline"] = [_describe_window(window, self.labels, k) for window in self.windows]
         return content
 
 
@@ -97,14 +96,19 @@ def compute_entropy(probabilities):
     return float(-(positive * np.log(positive)).sum() + 0.0)
 
 
-def _name(probabilities, labels):
-    return {name: float(p) for name, p in zip(labels, probabilities, strict=True)}
+def _rank(probabilities, labels, k=None):
+    return [(labels[i], float(probabilities[i])) for i in probabilities.argsort()[::-1][:k]]
 
 
-def _describe_window(window, labels):
-    named = _name(window.probabilities, labels)
-    label = max(named, key=named.get)
-    return {"start": window.start, "end": window.end, "label": label, "probabilities": named, "streams": window.streams}
+def _name(probabilities, labels, k=None):
+    """{label: probability}, in the order of the classes, or the k likeliest."""
+    return dict(_rank(probabilities, labels, k) if k else zip(labels, map(float, probabilities), strict=True))
+
+
+def _describe_window(window, labels, k):
+    ((label, _),) = _rank(window.probabilities, labels, 1)
+    content = {"start": window.start, "end": window.end, "label": label}
+    return content | {"probabilities": _name(window.probabilities, labels, k), "streams": window.streams}
 
 
 def build_table(predictions, windows=True):

@@ -43,9 +43,6 @@ def get_rows(predictions):
     return np.stack([prediction.probabilities for prediction in predictions])
 
 
-# the same thing in other forms
-
-
 def test_array_is_the_file(predictor, tmp_path):
     sound = draw_sound(0.7, 22050, seed=4)
     sf.write(tmp_path / "a.wav", sound, 22050, subtype="FLOAT")
@@ -107,9 +104,6 @@ def test_input_is_left_as_it_was(predictor):
     np.testing.assert_array_equal(sound, copy)
 
 
-# batches
-
-
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 def test_batch_is_one_by_one(batch_size, predictor, clips, long_clip):
     rng = np.random.default_rng(0)
@@ -146,9 +140,6 @@ def test_more_sources_than_are_loaded_at_a_time(predictor, clips):
 def test_asked_twice_it_says_the_same(predictor, clips):
     paths = sorted(clips.iterdir())
     np.testing.assert_array_equal(get_rows(predictor.predict(paths)), get_rows(predictor.predict(paths)))
-
-
-# windows, cut by hand
 
 
 @pytest.mark.parametrize("options", [{}, {"overlap": 0.0}, {"overlap": 0.8}, {"way": "speech"}])
@@ -209,8 +200,6 @@ def test_first_looks_at_no_more_than_the_model_takes(predictor, checkpoint, long
     np.testing.assert_allclose(answer.probabilities, predictor.predict(sound[:16000])[0].probabilities, atol=1e-6)
 
 
-# what cannot be answered
-
 BAD = {
     "NaN": np.full(9000, np.nan, np.float32),
     "infinity": np.full(9000, np.inf),
@@ -258,9 +247,6 @@ def test_strict(checkpoint, clips):
     for name in ("picture.mp4", "sound.wav"):
         with pytest.raises(InputError, match=name):
             strict.predict(clips / name)
-
-
-# checkpoints
 
 
 def test_run_folder_and_its_best_are_the_same(checkpoint, clips, tmp_path):
