@@ -77,7 +77,11 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        answer = {"commitUrl": f"http://{self.headers['Host']}/me/foalnet/commit/1", "commitOid": "1", "pullRequestUrl": None}
+        answer = {
+            "commitUrl": f"http://{self.headers['Host']}/me/foalnet/commit/1",
+            "commitOid": "1",
+            "pullRequestUrl": None,
+        }
         if "preupload" in self.path:
             paths = [file["path"] for file in json.loads(body)["files"]]
             answer = {"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in paths]}

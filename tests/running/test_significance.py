@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from report.significance import (
-    adjust_holm,
+from running.significance import (
     compare_mcnemar,
     count_hits,
     percentile_interval,
@@ -19,11 +18,6 @@ def test_mcnemar_equals_a_hand_count():
     # 6 against 1 of 7: p = 2 * (C(7,0) + C(7,1)) / 2^7
     assert compare_mcnemar(first, second) == (6, 1, pytest.approx(2 * (1 + 7) / 128))
     assert compare_mcnemar(first, first) == (0, 0, 1.0)
-
-
-def test_holm():
-    assert adjust_holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
-    assert adjust_holm([0.5, 0.9]).tolist() == pytest.approx([1, 1])
 
 
 def test_the_bootstrap_interval_covers():
