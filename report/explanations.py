@@ -1,7 +1,5 @@
 """What a reader has to know beside the main tables: the protocol, the columns, and why two rows may be the same."""
 
-import numpy as np
-
 from report.page import Text
 from report.paper import explain_paper
 
@@ -23,12 +21,13 @@ def explain_protocol(experiment):
 
 def have_same_predictions(first, second):
     """Whether two systems share runs (a fold and a seed) and agree there to the last prediction."""
-    columns = ["seed", "fold", "utt_id", "prediction"]
-    tables = [system.predictions[columns].sort_values(columns[:3]) for system in (first, second)]
-    runs = [{(run.seed, run.fold) for run in system.runs} for system in (first, second)]
-    shared = runs[0] & runs[1]
-    tables = [table[[run in shared for run in zip(table["seed"], table["fold"], strict=True)]] for table in tables]
-    return bool(shared) and np.array_equal(*(table.to_numpy() for table in tables))
+    runs = [{(run.seed, run.fold): run.predictions for run in system.runs} for system in (first, second)]
+    shared = runs[0].keys() & runs[1].keys()
+    return bool(shared) and all(_read_answers(runs[0][key]) == _read_answers(runs[1][key]) for key in shared)
+
+
+def _read_answers(predictions):
+    return dict(zip(predictions["utt_id"], predictions["prediction"], strict=True))
 
 
 def explain_equality(first, second):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
-from report.comparison import FEWEST_SEEDS
+from report.comparison import BASELINE, FEWEST_SEEDS
 from report.explanations import have_same_predictions
 from report.numbers import interval, points, show_p
 from report.page import Alarm, Details, Heading, Table, Text
@@ -27,7 +27,7 @@ def show_tests(experiment, comparisons, apart, resamples):
     alarm = [Alarm([f"no shared seed or utterance, not compared: {', '.join(apart)}"])] if apart else []
     if not comparisons:
         return alarm
-    planned = [pair for pair in comparisons if pair.planned]
+    planned = sorted([pair for pair in comparisons if pair.planned], key=lambda pair: pair.first.kind != BASELINE)
     others = [pair for pair in comparisons if not pair.planned]
     blocks = [Heading("Does one differ from another?", 3)]
     if planned:
@@ -38,7 +38,12 @@ def show_tests(experiment, comparisons, apart, resamples):
     if others:
         table = Table(pd.DataFrame([build_row(pair) for pair in others]))
         text = "Not planned before anyone looked: each p stands alone, and the smallest of many is small by chance."
-        blocks.append(Details(f"Exploratory, uncorrected: {len(others)} other pairs", [Text(text, note=True), table]))
+        blocks.append(
+            Details(
+                f"Exploratory, uncorrected: {len(others)} other pair{'s' * (len(others) > 1)}",
+                [Text(text, note=True), table],
+            )
+        )
     table = Table(pd.DataFrame([build_model_row(pair, resamples) for pair in comparisons]))
     notes = Text(explain_models(experiment, resamples), note=True)
     return [*blocks, Details("These trained models only: tests over utterances, uncorrected", [table, notes]), *alarm]
@@ -69,7 +74,7 @@ def build_row(pair, adjusted=None):
     }
     if adjusted is not None:
         cells["Holm"] = show_p(adjusted)
-    cells["smallest gain seen"] = "–" if np.isnan(smallest) else f"{smallest:.2f}"
+    cells["detectable gain"] = "–" if np.isnan(smallest) else f"{smallest:.2f}"
     return {**cells, "95 % over sessions": interval((sessions.low, sessions.high)), "sessions": sessions.n}
 
 
@@ -108,13 +113,13 @@ def describe_design(comparisons):
         seeds = " to ".join(str(n) for n in dict.fromkeys((numbers[0], numbers[-1])))
         return (
             f"{start}{min(effects):.2f} to {max(effects):.2f} points of UA with {seeds} seeds at the std of the "
-            "differences seen. A smaller gain may be there and not be seen."
+            "differences seen. A smaller gain may be there and not show."
         )
     std = difference_std(ASSUMED_STD)
-    designs = ", ".join(f"{n} seeds {minimum_detectable_effect(n, std):.2f}" for n in DESIGNS)
+    designs = ", ".join(f"{minimum_detectable_effect(n, std):.2f} points with {n}" for n in DESIGNS)
     return (
         f"{start}one seed can show no difference between methods, however large. Assumed, not measured: with a std of "
-        f"{ASSUMED_STD} points of UA between the seeds of a system it would be {designs} points."
+        f"{ASSUMED_STD} points of UA between the seeds of a system it would be {designs} seeds."
     )
 
 
@@ -126,9 +131,9 @@ def explain(experiment, adjusted):
         f"{experiment.protocol.capitalize()} protocol. Gain: first system minus second, points of UA, mean over the "
         "shared seeds, each the mean over the shared folds. 95 % over seeds: t interval, what another training would "
         f"show. Gain / std: the standardised effect. p over seeds: two-sided paired t test{holm}; with fewer than "
-        f"{FEWEST_SEEDS} seeds there is none, and `needed` is how many would see the gain seen at the std seen, with a "
-        "power of 80 %: a rough guess from so few. Smallest gain seen: with a power of 80 % by this many seeds at this "
-        "std. 95 % over sessions: t interval of the differences by fold, each the mean of the seeds, what other people "
+        f"{FEWEST_SEEDS} seeds there is none, and needed is how many would show the gain seen at the std seen, with a "
+        "power of 80 %: a rough guess from so few. Detectable gain: the smallest that this many seeds show at this std, "
+        "with a power of 80 %. 95 % over sessions: t interval of the differences by fold, each the mean of the seeds, what other people "
         "would show; with one seed the training noise of the folds is in it."
     )
 

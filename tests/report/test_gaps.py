@@ -110,9 +110,8 @@ def test_the_intervals_by_speaker_are_there_of_many_speakers_too(tmp_path, speak
     for fold in (1, 2):
         labels = np.arange(3 * 41) % 4
         write_fold(tmp_path, 1, fold, labels, draw_predictions(labels, 0.7, 4, rng))
-        lines += [
-            (f"u{fold}_{i:03d}", "a.wav", LABELS[k], f"p{i % speakers:02d}", f"s{fold}") for i, k in enumerate(labels)
-        ]
+        for i, k in enumerate(labels):
+            lines.append((f"u{fold}_{i:03d}", "a.wav", LABELS[k], f"p{i % speakers:02d}", f"s{fold}"))
     path = tmp_path / "manifest.csv"
     pd.DataFrame(lines, columns=["id", "path", "label", "speaker", "session"]).to_csv(path, index=False)
     groups = read_groups(path, [line[0] for line in lines])
@@ -148,7 +147,7 @@ def test_few_seeds_are_not_tested(tmp_path, seeds, shown):
     assert ("Assumed, not measured" in line) == (len(seeds) == 1)
     if len(seeds) == 1:
         effect = TTestPower().solve_power(nobs=5, power=0.8, alpha=0.05)
-        assert f"5 seeds {effect * np.sqrt(2) * 0.8:.2f}" in line
+        assert f" {effect * np.sqrt(2) * 0.8:.2f} points with 5," in line
     csv = pd.read_csv(tmp_path / "report" / "comparisons.csv")
     assert csv.query("unit == 'seed'")[["p"]].isna().all(axis=None)
     assert csv.query("unit == 'seed'")["n"].tolist() == [len(seeds)] * 2

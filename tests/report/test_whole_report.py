@@ -183,7 +183,7 @@ def test_the_tables_of_the_page(root, tables):
             "95 % over seeds": DescrStatsW(seeds).tconfint_mean(0.05),
             "gain / std": [seeds.mean() / seeds.std(ddof=1)],
             "seeds won": [(seeds > 0).sum(), len(SEEDS)],
-            "smallest gain seen": [effect * seeds.std(ddof=1)],
+            "detectable gain": [effect * seeds.std(ddof=1)],
             "95 % over sessions": sessions.tconfint_mean(0.05),
             "sessions": [FOLDS],
         }
