@@ -43,7 +43,8 @@ def show_embeddings(experiment, points, seed, prefix):
     text = (
         "t-SNE, one fold, since every fold has a space of its own. Before: masked means of the WavLM states and of the "
         "CLIP features. Projected: both streams in the space of AVEL, in one picture. Fused: what the classifier sees. "
-        "Distances between clusters mean nothing; silhouette (cosine, by class, −1 to +1) is of the full space."
+        "Distances between clusters mean nothing. Silhouette (cosine, by class, −1 to +1) is of the full space; every "
+        "panel and every system has a space of its own, so silhouettes can't be compared with each other."
     )
     return [Heading("Embeddings before and after AVEL", 3), Text(text, note=True), Gallery(pictures)]
 

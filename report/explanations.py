@@ -10,13 +10,31 @@ PROTOCOLS = {
     "reported session is looked at once.",
     "evaluation": "Evaluation: models that were trained elsewhere, on a list that chose nothing of them.",
 }
-FEW_SPEAKERS = 10
+FEW_SPEAKERS = 30  # Cameron and Miller 2015: from there on the number of clusters matters little
 
 
 def explain_protocol(experiment):
     """Where the epoch was chosen and by what."""
     scores = {run.result.get("choose_by", "ua").upper() for system in experiment.systems for run in system.runs}
     return PROTOCOLS.get(experiment.protocol, experiment.protocol).format(score=" or ".join(sorted(scores)))
+
+
+def have_same_predictions(first, second):
+    """Whether two systems share runs (a fold and a seed) and agree there to the last prediction."""
+    runs = [{(run.seed, run.fold): run.predictions for run in system.runs} for system in (first, second)]
+    shared = runs[0].keys() & runs[1].keys()
+    return bool(shared) and all(_read_answers(runs[0][key]) == _read_answers(runs[1][key]) for key in shared)
+
+
+def _read_answers(predictions):
+    return dict(zip(predictions["utt_id"], predictions["prediction"], strict=True))
+
+
+def explain_equality(first, second):
+    """Whether two systems are one classifier by construction: AVEL alone, of another weight, on a frozen encoder."""
+    results = [system.runs[0].result for system in (first, second)]
+    plain = all(result["modality"] == "av" and result["mem_weight"] == 0 for result in results)
+    return plain and first.frozen and second.frozen and results[0]["avel_weight"] != results[1]["avel_weight"]
 
 
 def explain_identity(experiment):
@@ -33,15 +51,25 @@ def explain_identity(experiment):
 
 def explain_table(experiment, speakers):
     """What the columns of the main tables mean, in a paragraph."""
-    reason, first = explain_paper(experiment), experiment.systems[0].utterances
+    reason = explain_paper(experiment)
     seeds = max(len(system.seeds) for system in experiment.systems)
     each = f", each the mean of its seeds ({seeds})" if seeds > 1 else ""
-    units = "over utterances" if speakers is None else "over utterances, and over speakers"
     notes = [
-        f"All scores in %. UA: mean of the recalls of the classes; WA: accuracy. Mean ± std: over the folds{each}; std "
-        f"with n − 1. Pooled: one confusion matrix over all utterances. 95 %: percentile bootstrap of the pooled score "
-        f"{units}. Chance: every class as often (UA), always the most frequent label (WA).",
+        f"All scores in %. UA: mean of the recalls of the classes that occur; WA: accuracy. Mean ± std: over the "
+        f"folds{each}; std with n − 1. UA 95 %: t interval of that mean over the folds ({explain_folds(experiment)}): "
+        "other people recorded alike, and another training of each fold. Pooled: one confusion matrix over all "
+        "utterances. These utterances only: percentile bootstrap of the utterances of each class; it knows nothing of "
+        "other people or another training, and is too narrow for both. ",
     ]
+    if speakers is not None:
+        notes.append(
+            "By speaker: bootstrap of whole speakers, widened by sqrt(K / (K − 1)) t / 1.96; a sample that loses a "
+            "class is scored over those that it has. "
+        )
+    notes.append(
+        "Chance: always the same class. UA is 1 / the classes that occur (in a fold, then averaged), WA the share of "
+        "the most frequent label."
+    )
     if reason is None:
         other = "" if experiment.protocol == "paper" else " Ours: another protocol."
         notes.append("The paper's figures: Li et al., Interspeech 2024, IEMOCAP with WavLM-large and CLIP ViT-L/14,")
@@ -52,7 +80,23 @@ def explain_table(experiment, speakers):
         notes.append(f"The paper's figures are not shown: {reason}.")
     if identity := explain_identity(experiment):
         notes.append(identity)
-    n = None if speakers is None else speakers.reindex(first.index).nunique()
-    if n is not None and n < FEW_SPEAKERS:
-        notes.append(f"With {n} speakers the intervals by speaker are rough, most likely too narrow.")
-    return Text(" ".join(notes), note=True)
+    return Text(" ".join(note.strip() for note in notes), note=True)
+
+
+def explain_folds(experiment):
+    """`K = 5`, or the fewest and the most folds of a system."""
+    numbers = sorted({len(system.folds) for system in experiment.systems})
+    return f"K = {' to '.join(str(n) for n in dict.fromkeys((numbers[0], numbers[-1])))}"
+
+
+def warn_of_speakers(experiment, speakers):
+    """A line of warning where the speakers are few, as a list of blocks."""
+    if speakers is None:
+        return []
+    n = min(speakers.reindex(system.utterances.index).nunique() for system in experiment.systems)
+    if n >= FEW_SPEAKERS:
+        return []
+    text = (
+        f"Only {n} speakers: with fewer than {FEW_SPEAKERS} the intervals by speaker are rough, and none by utterance "
+    )
+    return [Text(text + "says how these systems would do on other people.")]

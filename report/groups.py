@@ -8,12 +8,12 @@ from corpus.iemocap import parse_iemocap_id
 from corpus.manifest import read_manifest
 from report.numbers import percent
 from report.page import Heading, Table, Text
-from report.significance import count_hits, score_counts
 from running.errors import InputError
+from running.significance import count_hits, score_counts
 
 DURATIONS = {"under 2 s": (0, 2), "2 to 4 s": (2, 4), "4 to 6 s": (4, 6), "6 s and more": (6, np.inf)}
 NOT_GROUPS = ("id", "path", "label", "video", "start", "end", "crop", "duration")
-MOST_GROUPS = 40  # a manifest column with more values is no grouping
+MOST_GROUPS = 40  # a manifest column with more values gets no table; speakers are drawn anew all the same
 
 
 def read_groups(path, utt_ids):
@@ -35,7 +35,7 @@ def read_groups(path, utt_ids):
         raise InputError(f"{path}: has no id {missing[0]}" + f" and {len(missing) - 1} more" * (len(missing) > 1))
     table = table.loc[utt_ids]
     groups = table.drop(columns=[name for name in NOT_GROUPS if name in table])
-    groups = groups[[name for name in groups if 1 < groups[name].nunique() <= MOST_GROUPS]]
+    groups = groups[[name for name in groups if groups[name].nunique() > 1]]
     seconds = (
         pd.to_numeric(table["duration"], errors="coerce") if "duration" in table else table["end"] - table["start"]
     )
@@ -50,7 +50,11 @@ def show_groups(experiment, groups):
     if not len(groups.columns):
         return [Heading("Groups", 3), Text("Give --manifest for the UA by speaker, style and duration.", note=True)]
     text = f"Pooled, in %, {experiment.protocol} protocol. UA is the mean over the classes that occur in a group."
-    tables = [build_group_table(experiment, groups[column]) for column in groups]
+    many = {name: groups[name].nunique() for name in groups if groups[name].nunique() > MOST_GROUPS}
+    if many:
+        left_out = ", ".join(f"{name.replace('_', ' ')} ({n} values)" for name, n in many.items())
+        text += f" No table of more than {MOST_GROUPS} rows: {left_out}."
+    tables = [build_group_table(experiment, groups[column]) for column in groups if column not in many]
     return [Heading("UA by group", 3), *(table for table in tables if table), Text(text, note=True)]
 
 

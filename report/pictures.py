@@ -39,10 +39,10 @@ def plot_comparison(histories, path):
 
 @styled
 def plot_scores(scores, chance, path, title=""):
-    """Draw the UA of systems: a dot for each fold, the pooled score with its interval, the paper's where there is one.
+    """Draw the UA of systems: a dot for each fold, their mean with its interval, the paper's where there is one.
 
     Args:
-        scores: {system: dict with `folds` (list), `pooled`, `low`, `high` and `paper` (or None)}, all in %.
+        scores: {system: dict with `folds` (list), `mean`, `low`, `high` (nan: no interval) and `paper` or None}, in %.
         chance: UA of guessing, %. path: the PNG to write, or an open binary file. title: of the axis.
     """
     figure = Figure(figsize=(6.4, 1.1 + 0.42 * len(scores)), layout="constrained")
@@ -50,9 +50,9 @@ def plot_scores(scores, chance, path, title=""):
     for i, row in enumerate(scores.values()):
         known = {"label": "fold"} if i == 0 else {}
         ax.plot(row["folds"], [i] * len(row["folds"]), "o", color=COLOURS[5], markersize=4, alpha=0.8, **known)
-        known = {"label": "pooled, 95 % interval"} if i == 0 else {}
-        error = [[max(0, row["pooled"] - row["low"])], [max(0, row["high"] - row["pooled"])]]
-        ax.errorbar(row["pooled"], i, xerr=error, fmt="s", color=COLOURS[0], markersize=5, capsize=3, **known)
+        known = {"label": "mean, 95 % over folds"} if i == 0 else {}
+        error = None if np.isnan(row["low"]) else [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+        ax.errorbar(row["mean"], i, xerr=error, fmt="s", color=COLOURS[0], markersize=5, capsize=3, **known)
         if row["paper"] is not None:
             known = {"label": "paper"} if i == 0 else {}
             ax.plot(row["paper"], i, "D", color=COLOURS[1], markerfacecolor="none", markersize=6, **known)

@@ -83,10 +83,12 @@ def pair_seeds(first, second, folds, metric="ua"):
     scores, missing = [], []
     for system in (first, second):
         table = pd.DataFrame(
-            [(run.seed, run.fold, run.result[metric]) for run in system.runs], columns=["seed", "fold", metric]
+            [(run.seed, run.fold, run.result[metric]) for run in system.all_runs], columns=["seed", "fold", metric]
         )
         table = table.pivot(index="seed", columns="fold", values=metric)
-        scores.append(table.reindex(sorted({*first.seeds, *second.seeds})).reindex(columns=folds))
+        scores.append(
+            table.reindex(sorted({run.seed for run in [*first.all_runs, *second.all_runs]})).reindex(columns=folds)
+        )
         for seed, row in scores[-1].iterrows():
             if row.isna().any():
                 absent = "no run" if row.isna().all() else f"no fold {', '.join(row.index[row.isna()])}"

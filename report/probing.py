@@ -10,9 +10,9 @@ import pandas as pd
 from report.numbers import interval, percent
 from report.page import Heading, Table, Text
 from report.pictures import draw, plot_drops
-from report.significance import count_hits, percentile_interval, resample_scores, score_counts
 from running.errors import InputError
 from running.records import hash_file, read_json, rearm
+from running.significance import count_hits, percentile_interval, resample_scores, score_counts
 
 SWAPS = {  # column of probe.csv: its name in the table
     "video_same": "video, same emotion",
@@ -104,7 +104,7 @@ def score_swap(table, swap, n_classes, resamples, seed):
     counts = [count_hits(means["label"], means[name], means.index, n_classes) for name in ("intact", "swapped")]
     counts = np.stack(counts, 1)  # (utterances, 2, 2, C)
     intact, swapped = score_counts(counts.sum(0))[:, 0]
-    sampled = resample_scores(counts, resamples, seed)[..., 0]
+    sampled = resample_scores(counts, resamples, seed, stratified=True)[..., 0]
     score = {"intact": intact, "swapped": swapped, "drop": intact - swapped, "utterances": len(means)}
     score["interval"] = percentile_interval(sampled[:, 0] - sampled[:, 1])
     return {**score, "follows": table[f"{swap}_follows"].mean() if swap.endswith("_other") else None}

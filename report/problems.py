@@ -2,15 +2,18 @@
 
 import json
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
 
 from corpus.folds import natural_order
+from report.explanations import explain_equality, have_same_predictions
+from running.finished import FREE_ON_RESUME
 
 ROW_FLAGS = ("modality", "avel_weight", "mem_weight")  # what makes a row
 FOLD_FLAGS = ("train_src", "valid_src", "test_src", "save_root", "seed")  # what differs within a row
-IDLE_FLAGS = ("resume", "num_workers", "report_to")  # what changes no number
+IDLE_FLAGS = FREE_ON_RESUME  # what changes no number
 
 
 def find_problems(experiments, unfinished=()):
@@ -22,21 +25,42 @@ def find_problems(experiments, unfinished=()):
     problems += [f"{folder} is not finished and not counted" for folder in unfinished]
     for experiment in experiments:
         prefix = f"{experiment.protocol} protocol: " if len(experiments) > 1 else ""
-        problems += [prefix + text for text in _find_missing_folds(experiment) + _find_differences(experiment)]
+        found = [f(experiment) for f in (_find_missing_folds, _find_absent_classes, _find_differences, _find_copies)]
+        problems += [prefix + text for texts in found for text in texts]
     return problems
 
 
 def _find_missing_folds(experiment):
     expected = set(experiment.folds).union(*[_listed_folds(run) for s in experiment.systems for run in s.runs])
-    seeds = {seed for system in experiment.systems for seed in system.seeds}
+    expected |= {run.fold for system in experiment.systems for run in system.left_out}
+    seeds = {run.seed for system in experiment.systems for run in system.all_runs}
     problems = []
     for system in experiment.systems:
         for seed in sorted(seeds):
-            missing = sorted(expected - {run.fold for run in system.runs if run.seed == seed}, key=natural_order)
+            missing = sorted(expected - {run.fold for run in system.all_runs if run.seed == seed}, key=natural_order)
             if len(missing) == len(expected):
                 problems.append(f"{system.name}: no run with seed {seed}, which other rows have")
             elif missing:
-                problems.append(f"{system.name}, seed {seed}: no fold {', '.join(missing)}; means are over the others")
+                what = "means are over the others" if seed in system.seeds else "this seed is left out of every number"
+                problems.append(f"{system.name}, seed {seed}: no fold {', '.join(missing)}; {what}")
+    return problems
+
+
+def _find_absent_classes(experiment):
+    """Folds whose UA is over fewer classes than the labels, and classes that occur nowhere."""
+    counts = experiment.count_labels()
+    absent = {
+        fold: [name for name, n in zip(experiment.labels, labels, strict=True) if n == 0]
+        for fold, labels in counts.items()
+    }
+    nowhere = [name for name in experiment.labels if all(name in names for names in absent.values())]
+    problems = [f"no utterance of {', '.join(nowhere)} anywhere: UA is over the other classes"] if nowhere else []
+    for fold, names in absent.items():
+        if names := [name for name in names if name not in nowhere]:
+            problems.append(
+                f"fold {fold}: no utterance of {', '.join(names)}; its UA is over the other classes, "
+                "unlike that of the folds that it is averaged with"
+            )
     return problems
 
 
@@ -76,6 +100,15 @@ def _find_differences(experiment):
     if len(commits) > 1:
         problems.append(f"runs of different commits: {', '.join(sorted(commits))}")
     return problems
+
+
+def _find_copies(experiment):
+    """Rows that agree to the last prediction, though nothing makes them."""
+    return [
+        f"{first.name} and {second.name} agree in every prediction: a copy, or a flag without effect?"
+        for first, second in combinations(experiment.systems, 2)
+        if have_same_predictions(first, second) and not explain_equality(first, second)
+    ]
 
 
 def _differing_flags(runs, free):

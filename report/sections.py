@@ -6,12 +6,12 @@ embeddings and the groups have files of their own.
 
 import pandas as pd
 
-from report.explanations import explain_protocol, explain_table
+from report.explanations import explain_protocol, explain_table, warn_of_speakers
 from report.numbers import percent
 from report.page import Details, Gallery, Heading, Table, Text
 from report.paper import find_paper
 from report.pictures import draw, plot_comparison, plot_scores
-from report.tables import build_tables
+from report.tables import build_tables, find_chance
 from running.pictures import plot_confusion, plot_mean_curves
 
 
@@ -20,14 +20,15 @@ def show_main(experiment, scores, speakers, prefix):
     rows = {}
     for system in experiment.systems:
         row = scores[system.name]
-        low, high = row["ua_by_utterance"]
-        rows[system.name] = {"folds": list(100 * row["ua"]), "pooled": 100 * row["pooled"]["ua"]}
+        low, high = row["ua_by_fold"]
+        rows[system.name] = {"folds": list(100 * row["ua"]), "mean": 100 * row["ua"].mean()}
         rows[system.name].update(low=100 * low, high=100 * high, paper=find_paper(system)[0])
-    text = f"UA of each system, {experiment.protocol} protocol: folds, pooled score with 95 % interval, chance."
-    chance, axis = 100 / len(experiment.labels), f"UA, %, {experiment.protocol} protocol"
+    text = f"UA of each system, {experiment.protocol} protocol: folds, their mean with its 95 % t interval, chance."
+    chance, axis = 100 * find_chance(experiment)["ua"], f"UA, %, {experiment.protocol} protocol"
     return [
         Text(explain_protocol(experiment)),
         *build_tables(experiment, scores),
+        *warn_of_speakers(experiment, speakers),
         explain_table(experiment, speakers),
         draw(f"{prefix}scores.png", text, plot_scores, rows, chance, width=760, title=axis),
     ]

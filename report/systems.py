@@ -1,11 +1,12 @@
 """Runs grouped for the tables: runs (a fold and a seed) -> systems (a row) -> experiments (a table).
 
 Only runs that may be averaged share a system, only systems that may be compared share an experiment: the protocol and
-the labels are the same throughout.
+the labels are the same throughout. Only seeds that have every fold count: a mean over folds and seeds, a pooled score
+and an interval are then over the same runs, and a seed that lacks a hard fold does not look like a better one.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -26,8 +27,9 @@ class System:
 
     kind: str  # of `name_system`
     folder: Path  # above the seeds and folds
-    runs: list
+    runs: list  # those that count, see `choose_complete`
     name: str = ""  # the kind, with the folder where several systems are of that kind
+    left_out: list = field(default_factory=list)  # runs of seeds that lack a fold
 
     @property
     def labels(self):
@@ -46,6 +48,11 @@ class System:
         return sorted({run.seed for run in self.runs})
 
     @property
+    def all_runs(self):
+        """Those that count and those that don't."""
+        return [*self.runs, *self.left_out]
+
+    @property
     def frozen(self):
         """Whether WavLM was trained in none of the runs."""
         return all(run.args.get("freeze_encoder") for run in self.runs)
@@ -59,7 +66,7 @@ class System:
 
     @cached_property
     def utterances(self):
-        """label and hit (share of the seeds that were right) by utt_id."""
+        """label and hit (share of the seeds that were right) by utt_id: pandas.DataFrame."""
         return self.predictions.groupby("utt_id").agg(label=("label", "first"), hit=("hit", "mean"))
 
     @property
@@ -89,6 +96,14 @@ class Experiment:
     @property
     def folds(self):
         return sorted({fold for system in self.systems for fold in system.folds}, key=natural_order)
+
+    def count_labels(self):
+        """Utterances of each class, (C,) int, by fold in order; of the first system that has a fold."""
+        counts = {}
+        for fold in self.folds:
+            run = next(run for system in self.systems for run in system.runs if run.fold == fold)
+            counts[fold] = np.asarray(run.result["confusion"]).sum(1)
+        return counts
 
 
 def name_system(result):
@@ -122,7 +137,8 @@ def group_runs(runs, root):
                 raise InputError(f"{folder}: {name}: fold {fold} with seed {seed} is there {n} times")
     experiments = {}
     for (protocol, labels, name, folder), members in systems.items():
-        experiments.setdefault((protocol, labels), []).append(System(name, folder, members, name))
+        runs, left_out = choose_complete(members)
+        experiments.setdefault((protocol, labels), []).append(System(name, folder, runs, name, left_out))
     for members in experiments.values():
         members.sort(key=lambda system: (_rank(system.kind), system.kind, natural_order(system.folder)))
         names = Counter(system.name for system in members)
@@ -130,6 +146,20 @@ def group_runs(runs, root):
             if names[system.name] > 1:
                 system.name += f" ({system.folder.relative_to(root)})" if system.folder != Path(root) else " (.)"
     return [Experiment(protocol, list(labels), members) for (protocol, labels), members in experiments.items()]
+
+
+def choose_complete(runs):
+    """Those of the seeds that have every fold; where no seed has, those with the largest set of folds.
+
+    Args:
+        runs: list of Run, of one system.
+    Returns: two lists of Run: those that count, those that are left out.
+    """
+    folds = {}
+    for run in runs:
+        folds.setdefault(run.seed, set()).add(run.fold)
+    most = max(folds.values(), key=len)
+    return [r for r in runs if folds[r.seed] == most], [r for r in runs if folds[r.seed] != most]
 
 
 def _rank(name):

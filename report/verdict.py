@@ -130,7 +130,7 @@ def explain_left_out(experiment):
     """The rows and seeds that the verdict is not over, as a text."""
     notes = []
     for system in experiment.systems:
-        partial = [seed for seed in system.seeds if sum(run.seed == seed for run in system.runs) < len(system.folds)]
+        partial = sorted({run.seed for run in system.left_out})
         if find_paper(system)[0] is None:
             notes.append(f"{system.name}: not judged, no published figure belongs beside it.")
         elif partial:

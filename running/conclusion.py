@@ -3,11 +3,11 @@
 import logging
 
 from model import FoalNet
-from report.significance import count_hits, percentile_interval, resample_scores
 from running.calibration import calibration_error, fit_temperature
 from running.evaluation import EMBEDDINGS, STREAMS, evaluate, write_evaluation
 from running.model_card import write_card
 from running.model_folder import write_model
+from running.significance import count_hits, percentile_interval, resample_scores
 
 logger = logging.getLogger("foalnet.train")
 
@@ -81,7 +81,7 @@ def summarize_evaluation(result, evaluation, lists):
     """What config.json tells of the scores: lists, protocol, UA and WA with 95 % intervals over utterances."""
     hits = evaluation.labels == evaluation.predictions
     counts = count_hits(evaluation.labels, hits, range(len(hits)), len(result["labels"]))
-    low, high = percentile_interval(resample_scores(counts, RESAMPLES))
+    low, high = percentile_interval(resample_scores(counts, RESAMPLES, stratified=True))
     return {
         "protocol": result["protocol"],
         "reported_on": lists[result["reported"]],

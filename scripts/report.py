@@ -1,6 +1,6 @@
 """A folder of runs -> the table, and a report that holds everything a reviewer asks for.
 
-    python -m scripts.report runs/table2 --manifest data/iemocap/manifest.csv    # report.html, .md, .csv
+    python -m scripts.report runs/table2 --manifest data/iemocap/manifest.csv    # report.html, .md, .csv and more
     python -m scripts.report runs/table2 --summary                               # the table alone, to stdout
 
 Every folder with a result.json, at any depth, is a run; its name is the fold. Runs of the same system become a row,

@@ -105,7 +105,8 @@ def _make_line(epoch, names, modality, result):
     line = {"epoch": epoch, "train_loss": 2 / epoch, "train_loss_cls": 1 / epoch, "learning_rate": 1e-4 / epoch}
     if modality == "av":
         line.update(similarity_same=0.1 * epoch, similarity_other=0.0, temperature=2.6)
-    line.update(valid_loss=1 / epoch, valid_ua=result["ua"] * (0.7 + 0.1 * epoch), valid_wa=result["wa"])
+    decline = 1 - 0.1 * abs(epoch - result["best_epoch"])
+    line.update(valid_loss=1 / epoch, valid_ua=result["ua"] * decline, valid_wa=result["wa"])
     return {**line, "valid_macro_f1": result["macro_f1"], "valid_recall": dict.fromkeys(names, 0.5)}
 
 

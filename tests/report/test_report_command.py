@@ -24,7 +24,7 @@ def test_bad_arguments_end_with_code_2(tmp_path, ablation, capsys):
 
 
 def test_the_path_of_the_command_starts_it_anywhere(tmp_path):
-    root = write_ablation(tmp_path / "runs", ["+ AVEL"], folds=2, size=12)
+    root = write_ablation(tmp_path / "runs", ["+ AVEL"], folds=2)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     arguments = [sys.executable, Path(report.__file__).resolve(), root, "--summary", "--resamples", "100"]
     ended = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
