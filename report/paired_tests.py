@@ -132,9 +132,10 @@ def explain(experiment, adjusted):
         "shared seeds, each the mean over the shared folds. 95 % over seeds: t interval, what another training would "
         f"show. Gain / std: the standardised effect. p over seeds: two-sided paired t test{holm}; with fewer than "
         f"{FEWEST_SEEDS} seeds there is none, and needed is how many would show the gain seen at the std seen, with a "
-        "power of 80 %: a rough guess from so few. Detectable gain: the smallest that this many seeds show at this std, "
-        "with a power of 80 %. 95 % over sessions: t interval of the differences by fold, each the mean of the seeds, what other people "
-        "would show; with one seed the training noise of the folds is in it."
+        "power of 80 %: a rough guess from so few. Detectable gain: the smallest that this many seeds show at this "
+        "std, with a power of 80 %. 95 % over sessions: t interval of the differences by fold, each the mean of the "
+        "seeds, what other people would show; with one seed the training noise of the folds is in it. Intervals are "
+        "uncorrected."
     )
 
 
