@@ -134,7 +134,8 @@ def explain(experiment, adjusted):
         f"{FEWEST_SEEDS} seeds there is none, and needed is how many would show the gain seen at the std seen, with a "
         "power of 80 %: a rough guess from so few. Detectable gain: the smallest that this many seeds show at this "
         "std, with a power of 80 %. 95 % over sessions: t interval of the differences by fold, each the mean of the "
-        "seeds, what other people would show; with one seed the training noise of the folds is in it."
+        "seeds, what other people would show; with one seed the training noise of the folds is in it. Intervals are "
+        "uncorrected."
     )
 
 

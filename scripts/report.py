@@ -1,11 +1,12 @@
 """A folder of runs -> the table, and a report that holds everything a reviewer asks for.
 
-    python -m scripts.report runs/table2 --manifest data/iemocap/manifest.csv    # report.html, .md, .csv and more
+    python -m scripts.report runs/table2 --manifest data/iemocap/manifest.csv    # report.html, .md, .csv
     python -m scripts.report runs/table2 --summary                               # the table alone, to stdout
 
 Every folder with a result.json, at any depth, is a run; its name is the fold. Runs of the same system become a row,
 runs of different protocols or labels never share a table. What is missing or mixed stands on top of everything.
-report.html holds its pictures and needs no network; report.md finds them in pictures/.
+report.html holds its pictures and needs no network; report.md finds them in pictures/. comparisons.csv has the
+difference of every two rows over seeds, sessions and utterances.
 """
 
 import argparse

@@ -50,6 +50,7 @@ def test_globs(tree):
     assert sorted(list_paths("**/*.*")) == sorted(list_paths("."))
     assert list_paths("s*") == list_paths("sub")
     assert list_paths("[ab].*") == ["a.mp4", "b.wav"]
+    assert list_paths("*") == ["[x].wav", "a.mp4", "b.wav", *list_paths("sub")]  # `empty` gives nothing, c.txt is none
 
 
 def test_name_of_a_file_that_looks_like_a_glob(tree):

@@ -52,6 +52,7 @@ def test_another_modality_is_named_as_it_is(tmp_path, modality, capsys):
     write_ablation(tmp_path / "other", ["audio only"], folds=2, size=12, modality=modality)
     experiments, _ = load(tmp_path)
     assert [s.name for s in experiments[0].systems] == ["audio only", "video only", f"modality {modality}"]
-    report.main([str(tmp_path), "--resamples", "100", "--tsne_points", "20"])
+    whole = modality is None or "<" in modality  # the others print the table alone, to save time
+    report.main([str(tmp_path), "--resamples", "100", "--tsne_points", "20", *([] if whole else ["--summary"])])
     assert f"modality {modality}".replace("<", "&lt;").replace("](", "]\\(") in capsys.readouterr().out
-    assert "<script" not in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert not whole or "<script" not in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
