@@ -20,6 +20,7 @@ import math
 import os
 import signal
 import struct
+import threading
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -50,6 +51,8 @@ UNREADABLE = (sf.LibsndfileError, TypeError)  # of libsndfile; the latter for na
 # What np.load raises for a file that is no array or a broken one; it reads the header as Python text.
 BROKEN_ARRAY = (ValueError, OSError, EOFError, SyntaxError, TokenError, TypeError, ArithmeticError)
 BROKEN_ARRAY += (LookupError, RecursionError, MemoryError)
+# Python 3.11's parser counts its depth for all threads together: two headers at a time may end in a SystemError.
+ONE_HEADER = threading.Lock()
 PREROLL = 1.0  # seconds decoded ahead of a cut: the first frames after a seek in a compressed stream are not whole
 LABELS = ("hap", "neu", "sad", "ang")  # the released order
 ID_BYTES = 200  # of an utterance id at most: it becomes a file name, of at most 255 with all that is put around it
@@ -364,7 +367,8 @@ def read_features(path, max_frames=None):
     Raises: InputError that names the file.
     """
     try:
-        features = np.load(path, mmap_mode="r", allow_pickle=False)
+        with ONE_HEADER:
+            features = np.load(path, mmap_mode="r", allow_pickle=False)
     except BROKEN_ARRAY as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: not a .npy array: {reason}") from error
