@@ -331,24 +331,27 @@ def test_bad_list_is_bad_input(clips, call, tmp_path):
 
 
 def write_cover(path):
-    """An mp3 with a picture on its cover, of 0.9 s."""
-    with av.open(str(path), "w") as container:
-        audio, cover = container.add_stream("mp3", rate=44100), container.add_stream("png", rate=1)
+    """A sound of 0.9 s with a picture on its cover."""
+    form, codec = ("mp3", "mp3") if path.suffix == ".mp3" else ("mp4", "aac")
+    with av.open(str(path), "w", format=form) as container:
+        audio = container.add_stream(codec, rate=44100)
+        cover = container.add_stream("png", rate=1)
         cover.width, cover.height, cover.pix_fmt, cover.disposition = 96, 64, "rgb24", 1 << 10
         container.start_encoding()
         for frame in (av.VideoFrame.from_ndarray(draw_pictures(1)[0], format="rgb24"), None):
             container.mux(cover.encode(frame))
         sound = draw_sound(0.9, 44100)
-        for first in range(0, len(sound), 1152):
-            frame = av.AudioFrame.from_ndarray(sound[None, first : first + 1152], format="fltp", layout="mono")
+        for first in range(0, len(sound), 1024):
+            frame = av.AudioFrame.from_ndarray(sound[None, first : first + 1024], format="fltp", layout="mono")
             frame.sample_rate, frame.pts = 44100, first
             container.mux(audio.encode(frame))
         container.mux(audio.encode(None))
     return path
 
 
-def test_a_picture_on_the_cover_is_no_video(call, tmp_path):
-    path = write_cover(tmp_path / "song.mp3")
+@pytest.mark.parametrize("name", ["song.mp3", "song.m4a"])
+def test_a_picture_on_the_cover_is_no_video(name, call, tmp_path):
+    path = write_cover(tmp_path / name)
     with av.open(str(path)) as container:
         assert [stream.type for stream in container.streams] == ["audio", "video"]
     outcome = call(path)
