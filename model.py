@@ -9,42 +9,50 @@ frames, Da and Dv their widths, P fused (audio, video) pairs, H heads, C classes
 Sources: Li et al., "Enhancing Modal Fusion by Alignment and Label Matching for Multimodal Emotion Recognition",
 Interspeech 2024 (section numbers below); Chen et al. 2022 (WavLM); Khosla et al. 2020 (supervised contrastive loss);
 Li et al. 2021, ALBEF (hard negatives by contrastive similarity). Names in the state dict are those of the authors'
-release.
+release; another speech encoder than WavLM (encoders.py) has its own name there.
 """
 
 import math
-import pickle
-import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, WavLMConfig, WavLMModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
-from transformers.utils import logging as transformers_logging
 
-from wavlm import SharedDraws, encode
+from encoders import (
+    add_adapters,
+    build_encoder,
+    check_layer,
+    choose_mix,
+    encode,
+    find_checkpoint,
+    find_holder,
+    freeze,
+    is_packed,
+    load_encoder,
+    merge_adapters,
+    read_adapters,
+)
+from wavlm import SharedDraws, encode_upper
 
 MODALITIES = ("av", "a", "v")
 POOLINGS = ("mean", "max")
 INITIAL_TEMPERATURE = math.log(1 / 0.07)  # as released: the temperature divides
 MIN_TEMPERATURE = 1e-3
-# What transformers raises for a checkpoint that is damaged or of another kind, beside OSError and ValueError.
-UNLOADABLE = (SafetensorError, StrictDataclassError, EOFError, LookupError, TypeError, AttributeError, RuntimeError)
 
 
 class FoalNetConfig(PreTrainedConfig):
     """Everything that rebuilds a FoalNet.
 
     Args:
-        wavlm: fields of a transformers WavLMConfig (dict or WavLMConfig); not needed by a video-only model.
-        video_dim: width of the video features.
+        audio_config: configuration of a speech encoder of encoders.py (dict with `model_type`, or transformers' own);
+            None where sound comes as ready features, or not at all.
+        wavlm: the same for a WavLM, whose dict needs no `model_type`.
+        audio_dim, video_dim: width of ready audio features, and of the video features.
         labels: class names in index order.
         modality: `av`, or `a` or `v` for a one-stream model (masked mean, dropout, linear).
         fusion_layers, fusion_heads, fusion_dropout: cross attention, section 2.3.
@@ -53,7 +61,11 @@ class FoalNetConfig(PreTrainedConfig):
         avel_weight, mem_weight: weights of the two auxiliary losses; a task of weight 0 is not computed.
         pooling: how states become one vector over time, `mean` (paper) or `max`.
         normalize_audio: whether waveforms were normalised in training (the data path reads it).
-        freeze_encoder: WavLM is not trained and stays in evaluation mode.
+        audio_layer: which of the encoder's states are taken, see `check_layer`.
+        train_layers: the encoder's last layers that are trained; those below stay in evaluation mode. None: all.
+        lora_rank: of the adapters that are trained in the encoder's place; 0: none.
+        audio_model, audio_crc32: the checkpoint under the adapters and the CRC-32 of its weights.
+        final_dropout: of the encoders' states and before the classifier; None: what the speech encoder's says, or 0.1.
         modality_dropout: probability that the classifier gets one stream of a training utterance alone; above 0 the
             model has a learnt stand-in for a stream that is absent.
         calibration_temperature: divisor of the logits that makes the probabilities believable; 1: not fitted.
@@ -62,11 +74,13 @@ class FoalNetConfig(PreTrainedConfig):
     """
 
     model_type = "foalnet"
-    sub_configs = {"wavlm": WavLMConfig}
+    sub_configs = {"audio_config": AutoConfig}
 
     def __init__(
         self,
         wavlm=None,
+        audio_config=None,
+        audio_dim=None,
         video_dim=768,
         labels=("hap", "neu", "sad", "ang"),
         modality="av",
@@ -80,7 +94,12 @@ class FoalNetConfig(PreTrainedConfig):
         mem_weight=0.1,
         pooling="mean",
         normalize_audio=False,
-        freeze_encoder=False,
+        audio_layer="last",
+        train_layers=None,
+        lora_rank=0,
+        audio_model=None,
+        audio_crc32=None,
+        final_dropout=None,
         modality_dropout=0.0,
         calibration_temperature=1.0,
         evaluation=None,
@@ -91,9 +110,19 @@ class FoalNetConfig(PreTrainedConfig):
             raise ValueError(f"modality {modality!r} is not one of {', '.join(MODALITIES)}")
         if pooling not in POOLINGS:
             raise ValueError(f"pooling {pooling!r} is not one of {', '.join(POOLINGS)}")
-        self.wavlm = wavlm if wavlm is None or isinstance(wavlm, WavLMConfig) else WavLMConfig(**wavlm)
-        if self.wavlm is None and "a" in modality:
-            self.wavlm = WavLMConfig()
+        kwargs.pop("freeze_encoder", None)  # of checkpoints before there was audio_dim
+        if wavlm is not None:
+            audio_config = {**(wavlm if isinstance(wavlm, dict) else wavlm.to_dict()), "model_type": "wavlm"}
+        elif audio_config is None and audio_dim is None and "a" in modality:
+            audio_config = {"model_type": "wavlm"}
+        if isinstance(audio_config, dict):
+            fields = {name: value for name, value in audio_config.items() if name != "model_type"}
+            audio_config = AutoConfig.for_model(audio_config["model_type"], **fields)
+        self.audio_config = audio_config
+        if audio_config is not None:
+            check_layer(audio_layer, audio_config)
+            self._check_trained(train_layers, audio_layer)
+        self.audio_dim = audio_dim if audio_config is None else audio_config.hidden_size
         self.video_dim = video_dim
         self.labels = list(labels)
         self.modality = modality
@@ -107,13 +136,43 @@ class FoalNetConfig(PreTrainedConfig):
         self.mem_weight = mem_weight
         self.pooling = pooling
         self.normalize_audio = normalize_audio
-        self.freeze_encoder = freeze_encoder
+        self.audio_layer = audio_layer
+        self.train_layers = train_layers
+        self.lora_rank = lora_rank
+        self.audio_model = audio_model
+        self.audio_crc32 = audio_crc32
+        self.final_dropout = getattr(audio_config, "final_dropout", 0.1) if final_dropout is None else final_dropout
         self.modality_dropout = modality_dropout
         self.calibration_temperature = calibration_temperature
         self.evaluation = evaluation
         self.initializer_range = initializer_range
         names = {"id2label": dict(enumerate(self.labels)), "label2id": {n: i for i, n in enumerate(self.labels)}}
         super().__init__(**{**kwargs, **names})
+
+    @property
+    def width(self):
+        """Of the widest layers."""
+        return self.audio_dim or self.video_dim
+
+    @property
+    def encoder_layers(self):
+        """Layers of the speech encoder that run."""
+        return self.audio_layer if isinstance(self.audio_layer, int) else self.audio_config.num_hidden_layers
+
+    def _check_trained(self, train_layers, audio_layer):
+        """Raise ValueError where the lower layers can't be kept as they are."""
+        if train_layers is None:
+            return
+        n = audio_layer if isinstance(audio_layer, int) else self.audio_config.num_hidden_layers
+        if not 0 < train_layers <= n:
+            raise ValueError(f"train_layers {train_layers}: a number from 1 to {n}, the layers that run, is expected")
+        if audio_layer in ("mean", "weighted"):
+            raise ValueError(f"train_layers {train_layers}: audio_layer {audio_layer} needs the states of every layer")
+        if not is_packed(self.audio_config):
+            kind = self.audio_config.model_type
+            raise ValueError(
+                f"train_layers {train_layers}: a {kind} can't be entered at a layer; WavLM and its like can"
+            )
 
 
 @dataclass
@@ -294,6 +353,11 @@ class CrossAttention(nn.Module):
         return scores.masked_fill(~other_mask[:, None, None, :], -torch.inf).softmax(-1).mean(1)
 
 
+def _count_valid(sequences, mask):
+    """Valid steps of each sequence, list of B int. Args: sequences: (B, T, ...). mask: (B, T) or None."""
+    return [sequences.shape[1]] * len(sequences) if mask is None else mask.long().sum(1).tolist()
+
+
 def _take(tensor, rows):
     return tensor if rows is None else tensor[rows]
 
@@ -351,59 +415,6 @@ def draw_absences(rows, probability, device, seed=None):
     return torch.stack([audio, (draws < probability) & ~audio])
 
 
-def _load_wavlm(audio_model):
-    """A WavLMModel with every weight that its configuration asks for, none left over, all finite; runs no pickle."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # its reports of many lines say what is said here in one
-    try:
-        _check_wavlm_type(audio_model)
-        wavlm, info = WavLMModel.from_pretrained(
-            audio_model, output_loading_info=True, weights_only=True, ignore_mismatched_sizes=True
-        )
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            "its pytorch_model.bin is damaged or holds more than tensors, and nothing else of a pickle is ever run; "
-            "where you trust it, save its tensors with safetensors.torch.save_file as model.safetensors"
-        ) from error
-    except (OSError, *UNLOADABLE) as error:
-        if isinstance(error, OSError) and error.errno is None:  # transformers' own sentence
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"its config.json or weights are damaged: {reason}") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-    _check_wavlm_weights(wavlm, info)
-    return wavlm
-
-
-def _check_wavlm_type(audio_model):
-    """Raise ValueError where config.json is missing or that of another model, whose weights may have the same names."""
-    if Path(audio_model).is_file():
-        raise ValueError("is a file; the folder of a WavLM checkpoint or a hub id is expected")
-    if Path(audio_model).is_dir() and not Path(audio_model, "config.json").is_file():
-        raise ValueError("the folder holds no config.json; config.json and model.safetensors are needed")
-    found = PreTrainedConfig.get_config_dict(audio_model)[0].get("model_type")
-    if found != WavLMConfig.model_type:
-        raise ValueError(f"its config.json says model_type {found!r}; only {WavLMConfig.model_type!r} is accepted")
-
-
-def _check_wavlm_weights(wavlm, info):
-    """Raise ValueError for weights that are missing, of another shape, left over or not finite."""
-    if missing := sorted(set(info["missing_keys"]) - {"masked_spec_embed"}):
-        raise ValueError(f"no WavLM checkpoint, it lacks {len(missing)} weights such as {missing[0]}")
-    if mismatched := sorted(info["mismatched_keys"]):
-        name, found, expected = mismatched[0]
-        raise ValueError(
-            f"{len(mismatched)} weights do not have the shape that config.json says, such as {name}: "
-            f"{tuple(found)} where {tuple(expected)} is expected"
-        )
-    stacked = re.compile(r"(encoder\.layers|feature_extractor\.conv_layers)\.")  # heads on top may be left over
-    if extra := sorted(name for name in info["unexpected_keys"] if stacked.search(name)):
-        raise ValueError(f"holds {len(extra)} weights of layers that its config.json does not have, such as {extra[0]}")
-    if broken := [name for name, weight in wavlm.state_dict().items() if not weight.isfinite().all()]:
-        raise ValueError(f"{len(broken)} of its weights hold NaN or infinity, such as {broken[0]}")
-
-
 class FoalNet(PreTrainedModel):
     """Audio-video emotion recognition with alignment (AVEL) and label matching (MEM)."""
 
@@ -414,20 +425,38 @@ class FoalNet(PreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         width, n_classes = 0, len(config.labels)
-        final_dropout = config.wavlm.final_dropout if config.wavlm is not None else 0.1
         self.pool = {"mean": masked_mean, "max": masked_max}[config.pooling]
-        self.dropout = nn.Dropout(final_dropout)
-        self.encoder_passes = 1  # parts of a training batch that WavLM takes one after the other, to save memory
+        self.dropout = nn.Dropout(config.final_dropout)
+        self.encoder_passes = 1  # parts of a training batch that the encoder takes one after the other, to save memory
+        self.encoder_name = None  # of the speech encoder in the state dict
+        if "a" in config.modality and config.audio_config is not None:
+            self._build_encoder(config)
         if "a" in config.modality:
-            self.wavlm = WavLMModel(config.wavlm)
-            width += config.wavlm.hidden_size
+            width += config.audio_dim
         if "v" in config.modality:
             width += config.video_dim
         if config.modality == "av":
-            self._build_fusion(config, config.wavlm.hidden_size, config.video_dim)
+            self._build_fusion(config, config.audio_dim, config.video_dim)
         self.cls_head = nn.Linear(width, n_classes)
         self.post_init()
+        if config.lora_rank:
+            self._adapt()
         self._freeze_unused()
+
+    def _build_encoder(self, config):
+        self.encoder_name = config.audio_config.model_type.replace("-", "_")
+        self.add_module(self.encoder_name, build_encoder(config.audio_config, config.audio_layer))
+        if config.audio_layer == "weighted":
+            self.layer_weights = nn.Parameter(torch.zeros(config.encoder_layers + 1))
+
+    def _adapt(self):
+        add_adapters(self.encoder, self.config.lora_rank, self.config.train_layers)
+        self._keys_to_ignore_on_load_missing = [rf"^{self.encoder_name}\."]  # they come from elsewhere
+
+    @property
+    def encoder(self):
+        """The speech encoder, None where sound comes as ready features, or not at all."""
+        return None if self.encoder_name is None else getattr(self, self.encoder_name)
 
     def _build_fusion(self, config, audio_dim, video_dim):
         for name in ("audio", "video"):
@@ -458,22 +487,18 @@ class FoalNet(PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             module.reset_parameters()
-        elif isinstance(module, FoalNet) and hasattr(module, "temp"):
-            nn.init.constant_(module.temp, self.config.initial_temperature)
-            if self.config.modality_dropout:
-                nn.init.zeros_(module.absent_audio)
-                nn.init.zeros_(module.absent_video)
+        elif isinstance(module, FoalNet):
+            if hasattr(module, "temp"):
+                nn.init.constant_(module.temp, self.config.initial_temperature)
+            for name in ("absent_audio", "absent_video", "layer_weights"):
+                if hasattr(module, name):
+                    nn.init.zeros_(getattr(module, name))
 
     def _freeze_unused(self):
         """Take parameters that get no gradient out of training, so that distributed training need not look for them."""
         config, unused = self.config, []
-        if "a" in config.modality:
-            self.wavlm.freeze_feature_encoder()
-            masks = config.wavlm.apply_spec_augment and config.wavlm.mask_time_prob > 0
-            if not masks and hasattr(self.wavlm, "masked_spec_embed"):
-                unused.append(self.wavlm.masked_spec_embed)
-            if config.freeze_encoder:
-                unused += self.wavlm.parameters()
+        if self.encoder is not None:
+            freeze(self.encoder, config.train_layers, bool(config.lora_rank))
         if config.modality == "av" and not config.avel_weight:
             unused += [*self.audio_project.parameters(), *self.video_project.parameters(), self.temp]
         if config.modality == "av" and not config.mem_weight:
@@ -482,31 +507,67 @@ class FoalNet(PreTrainedModel):
             parameter.requires_grad_(False)
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        """As in transformers, which forgets on the way what is frozen."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_unused()
+    def from_pretrained(cls, folder, *args, **kwargs):
+        """As in transformers, which forgets on the way what is frozen; adapters and what is under them come after."""
+        loaded = super().from_pretrained(folder, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if model.config.lora_rank:
+            base = load_encoder(find_checkpoint(model.config.audio_model, folder)).state_dict()
+            own = {name: name.replace(".base_layer", "") for name in model.encoder.state_dict() if ".lora_" not in name}
+            weights = {name: base[clean] for name, clean in own.items()}
+            model.encoder.load_state_dict({**weights, **read_adapters(folder)})
+        model._freeze_unused()
         return loaded
 
     @classmethod
-    def from_wavlm(cls, audio_model, **config):
-        """Start from pretrained WavLM weights.
+    def from_encoder(cls, audio_model, **config):
+        """Start from the pretrained weights of a speech encoder.
 
         Args:
-            audio_model: folder or hub id of a WavLM checkpoint, for example microsoft/wavlm-large.
+            audio_model: folder or hub id of a checkpoint of a type of encoders.py, for example microsoft/wavlm-large.
             config: further fields of FoalNetConfig.
-        Raises: ValueError or OSError whose first line says what is wrong with the checkpoint.
+        Raises: ValueError or OSError whose first line says what is wrong with the checkpoint or the fields.
         """
-        wavlm = _load_wavlm(audio_model)
-        model = cls(FoalNetConfig(wavlm=wavlm.config, **config))
-        model.wavlm.load_state_dict(wavlm.state_dict())
+        encoder = load_encoder(audio_model)
+        model = cls(FoalNetConfig(audio_config=encoder.config, **{**config, "lora_rank": 0}))
+        wanted = model.encoder.state_dict().keys()  # those of layers above audio_layer are left over
+        model.encoder.load_state_dict({name: w for name, w in encoder.state_dict().items() if name in wanted})
+        if config.get("lora_rank"):
+            model.config.lora_rank, model.config.audio_model = config["lora_rank"], str(audio_model)
+            model._adapt()
+            model._freeze_unused()
         return model
 
+    def base_weights(self):
+        """The weights under the adapters, {name in their own checkpoint: tensor}."""
+        weights = self.encoder.state_dict()
+        return {name.replace(".base_layer", ""): w for name, w in weights.items() if ".lora_" not in name}
+
+    def own_state_dict(self):
+        """All weights, without those under adapters, which have a checkpoint of their own."""
+        return {name: w for name, w in self.state_dict().items() if not self._is_base(name)}
+
+    def load_own_state_dict(self, weights):
+        """Take up what `own_state_dict` gave. Raises: RuntimeError for names or shapes of another model."""
+        found = self.load_state_dict(weights, strict=False)
+        if lost := [*found.unexpected_keys, *(name for name in found.missing_keys if not self._is_base(name))]:
+            raise RuntimeError(f"{len(lost)} weights are missing or of another model, such as {lost[0]}")
+
+    def _is_base(self, name):
+        return bool(self.config.lora_rank) and name.startswith(f"{self.encoder_name}.") and ".lora_" not in name
+
+    def merge_adapters(self):
+        """Add the adapters to the weights that they are of; from here on this is a model like any other."""
+        merge_adapters(self.encoder)
+        self.config.lora_rank, self.config.audio_model, self.config.audio_crc32 = 0, None, None
+        self._keys_to_ignore_on_load_missing = None
+
     def train(self, mode=True):
-        """As in torch; a frozen encoder stays in evaluation mode."""
+        """As in torch; layers that are not trained, and what is below them, stay in evaluation mode."""
         super().train(mode)
-        if "a" in self.config.modality and self.config.freeze_encoder:
-            self.wavlm.eval()
+        if self.encoder is not None and self.config.train_layers is not None:
+            self.encoder.eval()
+            find_holder(self.encoder).layers[-self.config.train_layers :].train(mode)
         return self
 
     def forward(
@@ -519,6 +580,7 @@ class FoalNet(PreTrainedModel):
         seed=None,
         first_row=0,
         samples=None,
+        audio_features=None,
         audio_states=None,
         audio_mask=None,
     ):
@@ -526,22 +588,26 @@ class FoalNet(PreTrainedModel):
         Args:
             input_values: (B, Na) float, 16 kHz waveform; attention_mask: (B, Na), 1 where valid, None = all. A
                 model of both streams predicts from one where all arguments of the other are None.
-            audio_states, audio_mask: (B, Ta, Da) and (B, Ta), WavLM's output, instead of the two above.
+            audio_features, audio_mask: (B, Ta, Da) and (B, Ta), the speech encoder's output, or what takes its place,
+                instead of the two above.
+            audio_states: (B, Ta, Da), what the lowest of the `train_layers` takes, instead of audio_features.
             video_features: (B, Tv, Dv) float; video_mask: (B, Tv), 1 where valid, None = all.
             labels: (B,) int64; None predicts: no loss, and only the real pairs are fused.
             seed: int, the same on every process, of the draws that all share: hard negatives, dropped layers and
                 SpecAugment, which N processes then make as one does; None takes the default generators.
             first_row: where this process's rows begin in the global batch.
-            samples: list of B int, valid samples, on the host; None reads them off attention_mask.
+            samples: list of B int, valid samples (or rows of audio_states), on the host; None reads them off the mask.
         Returns: FoalNetOutput.
         """
         streams, draws = {}, None if seed is None else SharedDraws(seed, first_row)
-        if "a" in self.config.modality and audio_states is not None:
-            streams["audio"] = self.dropout(audio_states), audio_mask
+        if "a" in self.config.modality and audio_features is not None:
+            streams["audio"] = self.take_features(audio_features, audio_mask)
+        elif "a" in self.config.modality and audio_states is not None:
+            streams["audio"] = self.encode_states(audio_states, audio_mask, samples, draws)
         elif "a" in self.config.modality and input_values is not None:
             streams["audio"] = self.encode_audio(input_values, attention_mask, samples, draws)
         if "v" in self.config.modality and video_features is not None:
-            streams["video"] = self.encode_video(video_features, video_mask)
+            streams["video"] = self.take_features(video_features, video_mask)
         self._stand_in(streams, labels)
         output = FoalNetOutput(**{f"{name}_pooled": self.pool(*stream) for name, stream in streams.items()})
         if self.config.modality == "av":
@@ -554,19 +620,30 @@ class FoalNet(PreTrainedModel):
         return output
 
     def encode_audio(self, input_values, attention_mask=None, samples=None, draws=None):
-        """WavLM's last hidden state after dropout, (B, Ta, Da), padded frames 0, and its mask (B, Ta) bool."""
-        if samples is None:
-            valid = attention_mask is not None
-            samples = attention_mask.long().sum(1).tolist() if valid else [input_values.shape[1]] * len(input_values)
-        states, mask = encode(self.wavlm, input_values, samples, self.encoder_passes, draws)
+        """The encoder's states after dropout, (B, Ta, Da), padded frames 0, and their mask (B, Ta) bool."""
+        samples = _count_valid(input_values, attention_mask) if samples is None else samples
+        states, mask = encode(self.encoder, input_values, samples, self.encoder_passes, draws, self._mix_layers())
         return self.dropout(states), mask
 
-    def encode_video(self, video_features, video_mask=None):
-        """The frozen features after dropout, (B, Tv, Dv), padded frames 0, and their mask (B, Tv) bool."""
-        if video_mask is None:
-            video_mask = torch.ones(video_features.shape[:2], device=video_features.device)
-        features = video_features.to(self.cls_head.weight.dtype)
-        return self.dropout(features) * video_mask[..., None].to(features.dtype), video_mask.bool()
+    def encode_states(self, states, mask=None, lengths=None, draws=None):
+        """As `encode_audio`, from what the lowest of the trained layers takes, (B, Ta, Da); lengths: list of B int."""
+        lengths = _count_valid(states, mask) if lengths is None else lengths
+        first = self.config.encoder_layers - self.config.train_layers
+        states, mask = encode_upper(self.encoder, states, lengths, first, self.encoder_passes, draws)
+        return self.dropout(states), mask
+
+    def _mix_layers(self):
+        """Weights of the encoder's hidden states, (layers + 1,) float, or None for the last one."""
+        if self.config.audio_layer == "weighted":
+            return self.layer_weights.softmax(0)
+        return choose_mix(self.encoder, self.config.audio_layer)
+
+    def take_features(self, features, mask=None):
+        """Ready features after dropout, (B, T, D), padded frames 0, and their mask (B, T) bool."""
+        if mask is None:
+            mask = torch.ones(features.shape[:2], device=features.device)
+        features = features.to(self.cls_head.weight.dtype)
+        return self.dropout(features) * mask[..., None].to(features.dtype), mask.bool()
 
     def _stand_in(self, streams, labels):
         """Give the model the stand-in of a stream that no utterance of the batch has; see `hide`."""
@@ -576,7 +653,7 @@ class FoalNet(PreTrainedModel):
         if not streams or labels is not None:
             raise ValueError(f"no {' and no '.join(absent)} in the batch; every stream of the model is needed here")
         (states, _), (name,) = next(iter(streams.values())), absent
-        width = self.config.wavlm.hidden_size if name == "audio" else self.config.video_dim
+        width = self.config.audio_dim if name == "audio" else self.config.video_dim
         rows = states.shape[0]
         blank = states.new_zeros(rows, 1, width), states.new_ones(rows, 1, dtype=torch.bool)
         streams[name] = self.hide(name, *blank, blank[1][:, 0])

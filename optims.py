@@ -18,18 +18,18 @@ def build_optimizer(model, lr, weight_decay, encoder_lr=None, decay_all=True, fu
 
     Args:
         model: FoalNet.
-        lr: learning rate of everything but, with `encoder_lr`, WavLM.
+        lr: learning rate of everything but, with `encoder_lr`, the speech encoder.
         weight_decay: AdamW's.
-        encoder_lr: learning rate of `wavlm.*`; None = lr.
+        encoder_lr: learning rate of the speech encoder; None = lr.
         fused: torch's fused kernel.
         decay_all: False takes biases, norms and other one-dimensional parameters out of the decay.
-    Returns: AdamW; WavLM's groups come first.
+    Returns: AdamW; the encoder's groups come first.
     """
-    groups = {}
-    for name, parameter in sorted(model.named_parameters(), key=lambda item: not item[0].startswith("wavlm.")):
+    groups, encoder = {}, f"{model.encoder_name}."
+    for name, parameter in sorted(model.named_parameters(), key=lambda item: not item[0].startswith(encoder)):
         if not parameter.requires_grad:
             continue
-        group_lr = encoder_lr if encoder_lr is not None and name.startswith("wavlm.") else lr
+        group_lr = encoder_lr if encoder_lr is not None and name.startswith(encoder) else lr
         decay = weight_decay if decay_all or parameter.ndim > 1 else 0.0
         groups.setdefault((group_lr, decay), []).append(parameter)
     groups = [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]

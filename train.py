@@ -39,8 +39,9 @@ from dataloader import (
     refuse_absent_classes,
     warn_oddities,
 )
+from encoders import check_length, read_config, wants_normalized
 from features.preprocessing import Preprocessing, describe_clip
-from features.states import cache_states
+from features.speech import SpeechEncoder, extract_audio, read_audio_record
 from model import INITIAL_TEMPERATURE, MODALITIES, POOLINGS, FoalNet, FoalNetConfig
 from optims import SCHEDULERS, build_optimizer, build_scheduler
 from running.conclusion import conclude
@@ -69,6 +70,11 @@ def build_parser():
     data.add_argument("--valid_src", help="scp list that chooses the epoch")
     data.add_argument("--test_src", help="scp list that is reported; without --valid_src it chooses the epoch too")
     data.add_argument("--video_root", default="data/features", help="folder of <utt_id>.npy video features")
+    data.add_argument(
+        "--audio_root",
+        help="folder of <utt_id>.npy audio features of any origin, in the place of the sounds and the speech encoder; "
+        "with --freeze_encoder or --train_layers they are computed there (default then: data/audio_features)",
+    )
     data.add_argument("--labels", nargs="+", help=f"class names in index order (default: {' '.join(LABELS)})")
     data.add_argument("--label_map", default="", help="names to merge first, for example exc=hap,fru=ang")
     data.add_argument(
@@ -88,14 +94,29 @@ def build_parser():
     data.add_argument("--num_workers", type=int, default=4, help="data loading processes a training process")
 
     model = parser.add_argument_group("model")
-    model.add_argument("--audio_model", default="microsoft/wavlm-large", help="WavLM checkpoint, folder or hub id")
+    model.add_argument(
+        "--audio_model",
+        default="microsoft/wavlm-large",
+        help="speech encoder, folder or hub id: WavLM, HuBERT, wav2vec 2.0, data2vec-audio, UniSpeech, Whisper",
+    )
+    model.add_argument(
+        "--audio_layer",
+        type=parse_layer,
+        default="last",
+        help="its states: last, the output of layer K, the mean of all, or weighted, their learnt mix",
+    )
     model.add_argument(
         "--freeze_encoder",
         **BOOLEAN,
-        help="train what is behind WavLM only, on states computed once; AVEL then trains its own projections and "
+        help="train what is behind the encoder only, on states computed once; AVEL then trains its own projections and "
         "nothing that the classifier sees, but through the negatives of MEM",
     )
-    model.add_argument("--states_root", default="data/wavlm_states", help="folder of the states of --freeze_encoder")
+    model.add_argument(
+        "--train_layers", type=int, metavar="K", help="train its last K layers only, on states computed once below them"
+    )
+    model.add_argument(
+        "--lora_rank", type=int, default=0, metavar="R", help="train LoRA adapters of this rank in its place; 0 = no"
+    )
     model.add_argument("--modality", default="av", choices=MODALITIES, help="audio and video, audio only, video only")
     model.add_argument("--pooling_model", default="mean", choices=POOLINGS, help="pooling of states over time")
     model.add_argument("--dropout", type=float, default=0.1, help="dropout of the cross attention")
@@ -125,7 +146,9 @@ def build_parser():
 
     optimisation = parser.add_argument_group("optimisation")
     optimisation.add_argument("--lr", type=float, default=1e-4, help="peak learning rate of AdamW")
-    optimisation.add_argument("--encoder_lr", type=float, help="peak learning rate of WavLM (default: --lr)")
+    optimisation.add_argument(
+        "--encoder_lr", type=float, help="peak learning rate of the speech encoder (default: --lr)"
+    )
     optimisation.add_argument("--l2", type=float, default=0.01, help="weight decay of AdamW")
     optimisation.add_argument("--decay_all", **{**BOOLEAN, "default": True}, help="False: no decay of biases and norms")
     optimisation.add_argument("--batch_size", type=int, default=16, help="utterances a process and pass")
@@ -133,12 +156,12 @@ def build_parser():
         "--gradient_accumulation_steps",
         type=int,
         default=1,
-        help="passes of WavLM an optimizer step, N * batch_size utterances; all losses are those of the large batch",
+        help="passes of the encoder an optimizer step, N * batch_size utterances; all losses see the large batch",
     )
     optimisation.add_argument(
         "--gradient_checkpointing",
         **BOOLEAN,
-        help="keep no states inside WavLM's layers and compute them again: less memory, a third more time",
+        help="keep no states inside the encoder's layers and compute them again: less memory, a third more time",
     )
     optimisation.add_argument("--epochs", type=int, default=40, help="passes of as many draws as utterances")
     optimisation.add_argument("--scheduler", default="cosine", choices=SCHEDULERS, help="none is what the release did")
@@ -183,8 +206,9 @@ def parse_args(argv=None):
     if not args.save_root:
         raise InputError("--save_root '': must name a folder")
     positive = "max_length max_frames batch_size epochs gradient_accumulation_steps lr temperature max_bad_steps"
+    positive += " train_layers" * (args.train_layers is not None)
     require(args, positive, "be a finite number greater than 0", lambda value: 0 < value < float("inf"))
-    positive_or_zero = "encoder_lr avel_weight mem_weight l2 max_grad_norm num_workers seed"
+    positive_or_zero = "encoder_lr avel_weight mem_weight l2 max_grad_norm num_workers seed lora_rank"
     require(args, positive_or_zero, "not be negative", lambda value: 0 <= value < float("inf"))
     require(args, "seed", "be less than 2^32", lambda value: value < 2**32)
     shares = "dropout modality_dropout warmup_ratio"
@@ -193,6 +217,7 @@ def parse_args(argv=None):
         raise InputError(f"--modality_dropout {args.modality_dropout}: needs both streams, --modality av")
     if args.max_length * SAMPLE_RATE < MIN_SAMPLES:
         raise InputError(f"--max_length {args.max_length}: WavLM needs at least {MIN_SAMPLES / SAMPLE_RATE} seconds")
+    check_encoder_flags(args)
     if args.fp16 and args.mixed_precision not in ("auto", "fp16"):
         raise InputError(f"--fp16 True and --mixed_precision {args.mixed_precision} contradict each other")
     if args.fp16:
@@ -202,6 +227,32 @@ def parse_args(argv=None):
     if args.debug:
         args.epochs = min(args.epochs, 2)
     return args
+
+
+def parse_layer(text):
+    """`--audio_layer`: a number or a word."""
+    return int(text) if text.isdecimal() else text
+
+
+def check_encoder_flags(args):
+    """Raise InputError for flags of the speech encoder that contradict each other or would do nothing."""
+    computed = args.freeze_encoder or args.train_layers is not None
+    used = {
+        "--freeze_encoder": args.freeze_encoder,
+        "--train_layers": args.train_layers is not None,
+        "--lora_rank": args.lora_rank > 0,
+        "--audio_layer": args.audio_layer != "last",
+        "--audio_root": args.audio_root is not None,
+    }
+    given = [name for name, is_given in used.items() if is_given]
+    if args.modality == "v" and given:
+        raise InputError(f"{given[0]}: there is no speech encoder with --modality v")
+    if args.freeze_encoder and (others := [name for name in given if name in ("--train_layers", "--lora_rank")]):
+        raise InputError(f"--freeze_encoder, {', '.join(others)}: contradict each other")
+    if args.audio_root is not None and not computed and given != ["--audio_root"]:
+        raise InputError(f"--audio_root, {given[0]}: ready features have no encoder behind them; leave one of both out")
+    if computed and args.audio_root is None:
+        args.audio_root = "data/audio_features"
 
 
 def choose_labels(args):
@@ -259,8 +310,8 @@ def evaluation_lists(args):
     return {"valid": args.valid_src or args.test_src}
 
 
-def load_lists(args, progress=True):
-    """Read and check every list. Returns: {split: list of Utterance}, video dim."""
+def read_lists(args):
+    """Read every list. Returns: {split: list of Utterance}."""
     lists = {"train": args.train_src, **evaluation_lists(args)}
     splits = {split: read_scp(path, args.labels, args.label_map) for split, path in lists.items()}
     if not args.allow_overlap:
@@ -270,16 +321,50 @@ def load_lists(args, progress=True):
         for split, utterances in splits.items():
             keep = np.linspace(0, len(utterances) - 1, min(DEBUG_UTTERANCES, len(utterances))).astype(int)
             splits[split] = [utterances[i] for i in keep]
-    everything, video_dim = check_utterances(
+    return splits
+
+
+def check_lists(args, splits, audio_root, progress=True):
+    """Look at every file of the lists.
+
+    Args: splits: of `read_lists`. audio_root: of ready audio features, None where the sounds are taken.
+    Returns: {split: list of Utterance}, {stream: width of its features}.
+    """
+    everything, dims = check_utterances(
         [utterance for utterances in splits.values() for utterance in utterances],
         args.modality,
         args.video_root,
         args.max_length,
         args.max_frames,
         progress,
+        audio_root,
     )
     checked = iter(everything)
-    return {split: [next(checked) for _ in utterances] for split, utterances in splits.items()}, video_dim
+    return {split: [next(checked) for _ in utterances] for split, utterances in splits.items()}, dims
+
+
+def compute_states(args, splits, state):
+    """Fill --audio_root with what is computed once: a frozen encoder's states, or those below its trained layers.
+
+    Args: splits: of `read_lists`. state: PartialState.
+    """
+    utterances = [utterance for split in splits.values() for utterance in split]
+    check_utterances(utterances, "a", max_length=args.max_length, progress=state.is_local_main_process)
+    layer = args.audio_layer
+    if args.train_layers is not None:
+        layer = describe_encoder(args).encoder_layers - args.train_layers
+    encoder = SpeechEncoder(args.audio_model, layer, state.device, args.mixed_precision, args.max_length)
+    computing = args.normalize_audio, args.batch_size, args.num_workers
+    extract_audio(args.audio_root, encoder, utterances, state, *computing)
+
+
+def describe_encoder(args):
+    """The FoalNetConfig of a model that trains its encoder. Raises: InputError for one that is not to be had so."""
+    try:
+        fields = {"audio_layer": args.audio_layer, "train_layers": args.train_layers}
+        return FoalNetConfig(audio_config=read_config(args.audio_model), **fields)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--audio_model {args.audio_model}: {str(error).splitlines()[0]}") from error
 
 
 def refuse_overlap(lists, splits):
@@ -294,9 +379,12 @@ def refuse_overlap(lists, splits):
                 )
 
 
-def model_config(args, video_dim):
-    """The fields of FoalNetConfig that the flags decide, without WavLM's; video_dim None: its default."""
-    config = {
+def model_config(args, dims):
+    """The fields of FoalNetConfig that the flags decide, but for the encoder's.
+
+    Args: dims: {stream: width of its ready features}.
+    """
+    return {
         "labels": args.labels,
         "modality": args.modality,
         "fusion_dropout": args.dropout,
@@ -305,30 +393,56 @@ def model_config(args, video_dim):
         "mem_weight": args.mem_weight,
         "pooling": args.pooling_model,
         "normalize_audio": args.normalize_audio,
-        "freeze_encoder": args.freeze_encoder,
         "modality_dropout": args.modality_dropout,
+        **{f"{stream}_dim": width for stream, width in dims.items()},
     }
-    return config if video_dim is None else {**config, "video_dim": video_dim}
 
 
-def build_model(args, video_dim):
-    """A FoalNet on pretrained WavLM weights (video only: no WavLM)."""
-    config = model_config(args, video_dim)
+def build_model(args, dims):
+    """A FoalNet on a pretrained speech encoder, or on ready features alone."""
+    config = model_config(args, dims)
+    if not has_encoder(args):
+        record = read_audio_record(args.audio_root) if args.audio_root else None
+        try:
+            return FoalNet(FoalNetConfig(final_dropout=record and record["final_dropout"], **config))
+        except ValueError as error:
+            raise InputError(f"--audio_root {args.audio_root}, --video_root {args.video_root}: {error}") from error
+    config.pop("audio_dim", None)
     try:
-        if args.modality == "v":
-            return FoalNet(FoalNetConfig(**config))
-        return FoalNet.from_wavlm(args.audio_model, **config)
+        encoder = {"audio_layer": args.audio_layer, "train_layers": args.train_layers, "lora_rank": args.lora_rank}
+        model = FoalNet.from_encoder(args.audio_model, **encoder, **config)
+        check_length(args.max_length, model.config.audio_config)
+        warn_unnormalized(args, model.config.audio_config)
     except (OSError, ValueError) as error:
         raise InputError(f"--audio_model {args.audio_model}: {str(error).splitlines()[0]}") from error
+    if args.lora_rank:
+        model.config.audio_crc32 = checksum_weights(model.base_weights())
+    return model
+
+
+def warn_unnormalized(args, config):
+    """WavLM's checkpoints ask for normalised sound, too, and the release does without; of others it is news."""
+    if (
+        not args.normalize_audio
+        and config.model_type not in ("wavlm", "whisper")
+        and wants_normalized(args.audio_model)
+    ):
+        logger.warning(f"--audio_model {args.audio_model}: was trained with --normalize_audio, which is not given")
+
+
+def has_encoder(args):
+    """Whether a speech encoder is part of the model, wholly or in its last layers."""
+    return (
+        "a" in args.modality and not args.freeze_encoder and (args.audio_root is None or args.train_layers is not None)
+    )
 
 
 def build_accelerator(args, model):
     """Device, processes, precision and tracker. Raises: InputError for what this machine can't do."""
-    width = model.config.wavlm.hidden_size if model.config.wavlm is not None else model.config.video_dim
-    precision = choose_precision(args.mixed_precision, PartialState().device.type, width)
+    precision = choose_precision(args.mixed_precision, PartialState().device.type, model.config.width)
     if precision == "fp16" and PartialState().device.type == "cpu":
         raise InputError("--mixed_precision fp16 (--fp16): needs a GPU; a CPU trains in no or bf16")
-    layerdrop = "a" in args.modality and model.config.wavlm.layerdrop > 0
+    layerdrop = getattr(model.config.audio_config, "layerdrop", 0.0) > 0
     try:
         return Accelerator(
             cpu=PartialState().device.type == "cpu",
@@ -346,22 +460,24 @@ def build_run(args):
     """Everything that a training needs, in the order data, model, optimizer."""
     state = join_processes()
     configure_logging(state)
-    splits, video_dim = load_lists(args, state.is_local_main_process)
+    splits = read_lists(args)
+    if args.freeze_encoder or args.train_layers is not None:
+        compute_states(args, splits, state)
+    splits, dims = check_lists(args, splits, args.audio_root, state.is_local_main_process)
     everything = [utterance for split in splits.values() for utterance in split]
     data = describe_files(everything, args.modality)
     clip = describe_clip(everything) if "v" in args.modality else None
-    preprocessing = Preprocessing(args.max_length, args.max_frames, args.normalize_audio, clip)
+    audio = None if has_encoder(args) or args.audio_root is None else read_audio_record(args.audio_root)
+    preprocessing = Preprocessing(args.max_length, args.max_frames, args.normalize_audio, clip, audio)
     set_seed(args.seed)
-    model = build_model(args, video_dim)
+    model = build_model(args, dims)
     model.encoder_passes = args.gradient_accumulation_steps
-    if args.gradient_checkpointing and "a" in args.modality:
-        model.wavlm.activation_checkpointing_enable()
+    if args.gradient_checkpointing and model.encoder is not None:
+        model.encoder.activation_checkpointing_enable()
     accelerator = build_accelerator(args, model)
     loaders = {"batch_size": args.batch_size, "num_workers": args.num_workers, "max_length": args.max_length}
     loaders |= {"max_frames": args.max_frames, "normalize_audio": args.normalize_audio}
-    if args.freeze_encoder and "a" in args.modality:
-        cache_encoder(args, model, splits, accelerator, loaders)
-        loaders["states_root"] = args.states_root
+    loaders |= {"audio_key": "audio_states" if args.train_layers is not None else "audio_features"}
     train_loader, evaluation_loaders = build_dataloaders(
         splits.pop("train"),
         splits,
@@ -388,15 +504,6 @@ def build_run(args):
     folder = RunFolder(args.save_root, training_state, args.save_every)
     loaders = train_loader, evaluation_loaders
     return Run(args, accelerator, model, optimizer, scheduler, *loaders, training_state, folder, data, preprocessing)
-
-
-def cache_encoder(args, model, splits, accelerator, loaders):
-    """Compute the states of the frozen encoder that are not on disk yet."""
-    settings = {"audio_model": args.audio_model, "weights_crc32": checksum_weights(model.wavlm)}
-    settings |= {"max_length": args.max_length, "normalize_audio": args.normalize_audio}
-    settings |= {"mixed_precision": accelerator.mixed_precision}
-    utterances = [utterance for split in splits.values() for utterance in split]
-    cache_states(args.states_root, model.wavlm.to(accelerator.device), utterances, settings, accelerator, **loaders)
 
 
 def train(run, stopping):

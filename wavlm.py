@@ -1,5 +1,8 @@
 """WavLM's forward pass on valid steps only: the same modules and mathematics as transformers' WavLMModel, less work.
 
+Its relatives (wav2vec 2.0, HuBERT, data2vec-audio, UniSpeech) are built of the same modules without the position bias,
+and run here, too.
+
 Utterances differ in length (IEMOCAP: median 3.6 s, cut at 6 s), so a padded batch is up to a third padding. Here
 everything but attention runs on the valid steps of all utterances laid end to end, "packed" (N, D), the positional
 convolution with gaps between them. Attention runs sequence by sequence on a CPU; on a GPU all sequences are padded to
@@ -9,7 +12,8 @@ computes the weights. That bias is made again in the backward pass.
 The host never waits for the device: lengths and random draws are made on the host, and no copy is waited for.
 
 Source: Chen et al. 2022, "WavLM: Large-Scale Self-Supervised Pre-Training for Full Stack Speech Processing"; the
-modules, names and random draws (layerdrop, SpecAugment) are those of transformers, but for `SharedDraws`.
+modules, names and random draws (layerdrop, SpecAugment) are those of transformers, but for `SharedDraws`. One thing
+differs: data2vec's positions are those of each utterance alone; in transformers the padding of a batch reaches in.
 """
 
 import contextlib
@@ -142,44 +146,89 @@ def dropout(states, p, training):
     return F.dropout(states, p) if states.is_cuda else _Dropout.apply(states.contiguous(), p)
 
 
-def encode(wavlm, input_values, samples, passes=1, draws=None):
-    """WavLM's last hidden state.
+def encode(wavlm, input_values, samples, passes=1, draws=None, mix=None):
+    """WavLM's last hidden state, or a sum of all of them.
 
     Args:
-        wavlm: transformers WavLMModel without adapter.
+        wavlm: transformers WavLMModel without adapter, or a relative.
         input_values: (B, Na) float, waveform at 16 kHz.
         samples: list of B int, the valid samples, which come first.
         passes: with gradients, run the batch in this many parts and keep the activations of none: the backward pass
             computes each part again, so that memory holds one part at a time (GradCache, Gao et al. 2021).
         draws: SharedDraws of layerdrop and SpecAugment; None draws them as transformers does.
+        mix: (layers + 1,) weights of transformers' `hidden_states`, whose sum is wanted; None: the last hidden state.
     Returns: (B, Ta, D) states, zero where padded, and (B, Ta) bool mask. On the valid frames the states are those of
         `wavlm(input_values, attention_mask)`, dropout masks apart.
     """
     lengths = wavlm._get_feat_extract_output_lengths(torch.tensor(samples)).tolist()
     spans, channels = draw_masks(wavlm, lengths, draws)
-    n, layerdrop = len(wavlm.encoder.layers), wavlm.config.layerdrop if wavlm.training else 0.0
-    layers = draws.keep_layers(n, layerdrop) if draws is not None and layerdrop else None
+    kept = choose_layers(wavlm, wavlm.encoder.layers, draws)
+
+    def start(rows, packing):
+        return extract_features(wavlm, input_values[rows], samples[rows], packing)
+
+    def finish(features, rows, packing):
+        masks = (None if mask is None else mask[rows] for mask in (spans, channels))
+        return encode_features(wavlm, features, *masks, packing, kept, mix)
+
+    return run_in_passes(lengths, input_values.device, passes, start, finish)
+
+
+def encode_upper(wavlm, states, lengths, first, passes=1, draws=None):
+    """The last hidden state out of that of a lower layer.
+
+    Args:
+        states: (B, T, D), transformers' `hidden_states[first]`. lengths: list of B int, the valid steps, which come
+            first. first: index of the first layer that runs. The others as for `encode`.
+    Returns: as `encode`.
+    """
+    kept = choose_layers(wavlm, wavlm.encoder.layers[first:], draws)
+
+    def start(rows, packing):
+        return packing.pack(F.pad(states[rows], (0, 0, 0, packing.steps - states.shape[1])))
+
+    def finish(packed, rows, packing):
+        return run_layers(wavlm, packed, packing, kept, first=first)
+
+    return run_in_passes(lengths, states.device, passes, start, finish)
+
+
+def run_in_passes(lengths, device, passes, start, finish):
+    """Run a batch in parts; with several, the backward pass computes what `finish` does again.
+
+    Args:
+        lengths: list of B int. passes: parts where gradients are wanted.
+        start: function of rows (slice) and Packing. finish: function of what it gave, rows and Packing.
+    Returns: (B, T, D) states, zero where padded, and (B, T) bool mask.
+    """
     size = -(-len(lengths) // passes) if torch.is_grad_enabled() else len(lengths)
-    together, parts = input_values.is_cuda, []
-    whole = Packing(lengths, input_values.device, together)
+    together, parts = device.type == "cuda", []
+    whole = Packing(lengths, device, together)
     for first in range(0, len(lengths), size):
         rows = slice(first, first + size)
-        packing = Packing(lengths[rows], input_values.device, together)
-        features = extract_features(wavlm, input_values[rows], samples[rows], packing)
-        masks = (None if mask is None else mask[rows] for mask in (spans, channels))
-        if size < len(lengths):
-            states = checkpoint(encode_features, wavlm, features, *masks, packing, layers, use_reentrant=False)
-        else:
-            states = encode_features(wavlm, features, *masks, packing, layers)
-        parts.append(states)
+        packing = Packing(lengths[rows], device, together)
+        packed = start(rows, packing)
+        again = size < len(lengths)
+        parts.append(
+            checkpoint(finish, packed, rows, packing, use_reentrant=False) if again else finish(packed, rows, packing)
+        )
     return whole.unpack(torch.cat(parts)), whole.mask
 
 
-def encode_features(wavlm, features, spans, channels, packing, layers=None):
-    """From convolutional features (N, conv_dim) to the last hidden state (N, D)."""
-    states = wavlm.feature_projection.projection(wavlm.feature_projection.layer_norm(features))
-    states = dropout(states, wavlm.config.feat_proj_dropout, wavlm.training)
-    return run_encoder(wavlm, apply_masks(wavlm, states, spans, channels, packing), packing, layers)
+def choose_layers(wavlm, layers, draws):
+    """Which layers run in this step, list of bool by the draws that all processes share; None: each as it comes."""
+    layerdrop = wavlm.config.layerdrop if layers[-1].training else 0.0
+    return draws.keep_layers(len(layers), layerdrop) if draws is not None and layerdrop else None
+
+
+def encode_features(wavlm, features, spans, channels, packing, kept=None, mix=None):
+    """From convolutional features (N, conv_dim) to the last hidden state or the mix (N, D)."""
+    projection = wavlm.feature_projection
+    if getattr(projection, "feat_proj_layer_norm", True):  # some HuBERT go without
+        features = projection.layer_norm(features)
+    states = dropout(projection.projection(features), wavlm.config.feat_proj_dropout, wavlm.training)
+    states = embed(wavlm, apply_masks(wavlm, states, spans, channels, packing), packing)
+    return run_layers(wavlm, states, packing, kept, mix)
 
 
 def extract_features(wavlm, input_values, samples, packing):
@@ -189,7 +238,7 @@ def extract_features(wavlm, input_values, samples, packing):
     from a multiple of the hop, and the frames across the seams left out. With group norm (WavLM base) the statistics
     are those of the padded batch, as in transformers.
     """
-    if wavlm.config.feat_extract_norm == "group":
+    if has_group_norm(wavlm.config):
         features = wavlm.feature_extractor(input_values).transpose(1, 2)[:, : packing.steps]
         return packing.pack(F.pad(features, (0, 0, 0, packing.steps - features.shape[1])))
     hop, parts, filters = math.prod(wavlm.config.conv_stride), [], unfold_filters(wavlm.feature_extractor, input_values)
@@ -208,6 +257,11 @@ def extract_features(wavlm, input_values, samples, packing):
             features = _Pack.apply(features, torch.cat(frames).to(features.device, non_blocking=True))
         parts.append(features)
     return torch.cat(parts)
+
+
+def has_group_norm(config):
+    """Whether the convolutional features of an utterance depend on the batch, as in WavLM base."""
+    return getattr(config, "feat_extract_norm", "layer") == "group"  # data2vec has no such field, and layer norm
 
 
 def unfold_filters(extractor, like):
@@ -289,34 +343,52 @@ def apply_masks(wavlm, states, spans, channels, packing):
     return states
 
 
-def run_encoder(wavlm, states, packing, layers=None):
-    """The transformer, (N, D) -> (N, D), with the norm before (large) or after (base) each block.
+def has_norm_before(config):
+    """Whether the norm comes before (large) or after (base) each block."""
+    return getattr(config, "do_stable_layer_norm", False)
+
+
+def embed(wavlm, states, packing):
+    """What the first layer takes, transformers' `hidden_states[0]`: (N, D) with positions -> (N, D)."""
+    encoder, config = wavlm.encoder, wavlm.config
+    states = states + embed_positions(encoder.pos_conv_embed, states, packing)
+    if not has_norm_before(config):
+        states = encoder.layer_norm(states)
+    return dropout(states, config.hidden_dropout, wavlm.training)
+
+
+def run_layers(wavlm, states, packing, kept=None, mix=None, first=0):
+    """The transformer's layers, (N, D) -> (N, D).
 
     Args:
-        layers: list of bool, the layers that run; None draws them as transformers does.
+        kept: list of bool, the layers that run; None draws them as transformers does.
+        mix: as for `encode`. first: the first of the layers.
     """
-    encoder, config, training = wavlm.encoder, wavlm.config, wavlm.training
-    positions = embed_positions(encoder.pos_conv_embed, states, packing)
-    states = states + positions
-    if not config.do_stable_layer_norm:
-        states = encoder.layer_norm(states)
-    states = dropout(states, config.hidden_dropout, training)
-    bias = encoder.layers[0].attention.compute_bias(packing.steps, packing.steps)  # (H, T, T)
-    for i, layer in enumerate(encoder.layers):
-        if layers is not None:
-            if not layers[i]:
-                continue
-        elif training and i > 0 and config.layerdrop > 0 and torch.rand([]) < config.layerdrop:
-            continue
-        if training and encoder.gradient_checkpointing:
-            states = checkpoint(run_layer, config, layer, states, bias, packing, use_reentrant=False)
+    encoder, config, bias = wavlm.encoder, wavlm.config, None
+    attention = encoder.layers[0].attention
+    if hasattr(attention, "compute_bias"):  # WavLM alone
+        bias = attention.compute_bias(packing.steps, packing.steps)  # (H, T, T)
+    mixed = None if mix is None else mix[0] * states
+    for i, layer in enumerate(encoder.layers[first:]):
+        if kept is not None:
+            skipped = not kept[i]
         else:
+            skipped = layer.training and i > 0 and config.layerdrop > 0 and torch.rand([]) < config.layerdrop
+        if not skipped and layer.training and encoder.gradient_checkpointing:
+            states = checkpoint(run_layer, config, layer, states, bias, packing, use_reentrant=False)
+        elif not skipped:
             states = run_layer(config, layer, states, bias, packing)
-    return encoder.layer_norm(states) if config.do_stable_layer_norm else states
+        if mix is not None:
+            mixed = mixed + mix[i + 1] * states
+    if mix is not None:
+        return mixed
+    return encoder.layer_norm(states) if has_norm_before(config) else states
 
 
 def embed_positions(embedding, states, packing):
     """The positional convolution, (N, D) -> (N, D): all sequences in one, with gaps that no filter reaches across."""
+    if not hasattr(embedding, "conv"):  # data2vec: several, whose norms fill the gaps
+        return torch.cat([embedding(sequence[None])[0] for sequence in states.split(packing.lengths)])
     gap = embedding.conv.kernel_size[0] // 2
     rows = packing.space(gap).to(states.device, non_blocking=True)
     spaced = states.new_zeros(len(states) + gap * (len(packing.lengths) - 1), states.shape[1])
@@ -326,7 +398,7 @@ def embed_positions(embedding, states, packing):
 
 def run_layer(config, layer, states, bias, packing):
     """One transformer block, (N, D) -> (N, D)."""
-    if config.do_stable_layer_norm:
+    if has_norm_before(config):
         attended = attend(config, layer.attention, layer.layer_norm(states), bias, packing)
         states = states + dropout(attended, config.hidden_dropout, layer.training)
         return states + feed_forward(config, layer.feed_forward, layer.final_layer_norm(states))
@@ -345,15 +417,20 @@ def attend(config, attention, states, bias, packing):
     """Self attention with the gated relative position bias, (N, D) -> (N, D).
 
     Args:
-        bias: (H, T, T) the ungated bias, shared by all layers.
+        bias: (H, T, T) the ungated bias, shared by all layers; None: no bias.
     """
-    heads, p = attention.num_heads, config.attention_dropout if attention.training else 0.0
-    projected = attention.gru_rel_pos_linear(states.unflatten(-1, (heads, -1)))  # (N, H, 8)
-    gate_a, gate_b = torch.sigmoid(projected.unflatten(-1, (2, 4)).sum(-1)).unbind(-1)
-    gate = gate_a * (gate_b * attention.gru_rel_pos_const.view(-1) - 1.0) + 2.0  # (N, H)
+    heads, p, gate = attention.num_heads, config.attention_dropout if attention.training else 0.0, None
+    if bias is not None:
+        projected = attention.gru_rel_pos_linear(states.unflatten(-1, (heads, -1)))  # (N, H, 8)
+        gate_a, gate_b = torch.sigmoid(projected.unflatten(-1, (2, 4)).sum(-1)).unbind(-1)
+        gate = gate_a * (gate_b * attention.gru_rel_pos_const.view(-1) - 1.0) + 2.0  # (N, H)
     q, k, v = attention.q_proj(states), attention.k_proj(states), attention.v_proj(states)
     if not packing.together:
-        attended = _AttentionOneByOne.apply(q * attention.scaling, k, v, gate, bias, packing.lengths, p)
+        attended = _AttentionOneByOne.apply(q * attention.scaling, k, v, gate, bias, packing.lengths, p, heads)
+    elif bias is None:
+        q, k, v = (packing.unpack(x).unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, H, T, d)
+        attended = F.scaled_dot_product_attention(q, k, v, packing.mask[:, None, None, :], dropout_p=p)
+        attended = packing.pack(attended.transpose(1, 2).flatten(2))
     elif torch.is_grad_enabled():
         attended = checkpoint(attend_together, q, k, v, gate, bias, packing, p, use_reentrant=False)
     else:
@@ -380,24 +457,30 @@ class _AttentionOneByOne(torch.autograd.Function):
     in place. Softmax and bias are in float32, the products in the precision of q; with bf16 the weights are kept in it.
 
     Args:
-        q: (N, D), scaled; k, v: (N, D); gate: (N, H); bias: (H, T, T); lengths: list of B int; p: dropout.
+        q: (N, D), scaled; k, v: (N, D); gate: (N, H) and bias: (H, T, T), or None; lengths: list of B int;
+        p: dropout; heads: H.
     Returns: (N, D).
     """
 
     @staticmethod
-    def forward(ctx, q, k, v, gate, bias, lengths, p):
+    def forward(ctx, q, k, v, gate, bias, lengths, p, heads):
         ctx.rows = [slice(end - t, end) for t, end in zip(lengths, itertools.accumulate(lengths), strict=True)]
         parts, saved, ctx.scale = [], [], 1.0
         for rows, t in zip(ctx.rows, lengths, strict=True):
-            qi, ki, vi = (_split_heads(x[rows], gate.shape[1]) for x in (q, k, v))  # (H, t, d)
-            scores = gate[rows].to(bias.dtype).T[..., None] * bias[:, :t, :t]  # (H, t, t)
-            weights = torch.softmax(scores.add_(qi @ ki.transpose(1, 2)), -1).to(q.dtype)
+            qi, ki, vi = (_split_heads(x[rows], heads) for x in (q, k, v))  # (H, t, d)
+            scores = qi @ ki.transpose(1, 2)  # (H, t, t)
+            if bias is None:
+                scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+            else:
+                scores = (gate[rows].to(bias.dtype).T[..., None] * bias[:, :t, :t]).add_(scores)
+            weights = torch.softmax(scores, -1).to(q.dtype)
             mask = None
             if p:
                 mask, ctx.scale = draw_kept(weights.shape, p)
             saved += [weights, mask]
             weights = weights if mask is None else keep(weights, mask)
             parts.append((weights @ vi).transpose(0, 1).flatten(1))
+        ctx.heads = heads
         ctx.save_for_backward(q, k, v, gate, bias, *saved)
         return torch.cat(parts) * ctx.scale
 
@@ -405,9 +488,9 @@ class _AttentionOneByOne(torch.autograd.Function):
     def backward(ctx, gradient):
         q, k, v, gate, bias, *saved = ctx.saved_tensors
         gradient = (gradient * ctx.scale).to(q.dtype)
-        d_q, d_k, d_v, d_gate, d_bias = (torch.zeros_like(x) for x in (q, k, v, gate, bias))
+        d_q, d_k, d_v, d_gate, d_bias = (None if x is None else torch.zeros_like(x) for x in (q, k, v, gate, bias))
         for rows, weights, mask in zip(ctx.rows, saved[::2], saved[1::2], strict=True):
-            qi, ki, vi, gi = (_split_heads(x[rows], gate.shape[1]) for x in (q, k, v, gradient))
+            qi, ki, vi, gi = (_split_heads(x[rows], ctx.heads) for x in (q, k, v, gradient))
             t, used, d_weights = len(q[rows]), weights, gi @ vi.transpose(1, 2)  # (H, t, t)
             if mask is not None:
                 used, d_weights = keep(weights, mask), keep(d_weights, mask)
@@ -415,10 +498,12 @@ class _AttentionOneByOne(torch.autograd.Function):
             d_q[rows] = (d_scores @ ki).transpose(0, 1).flatten(1)
             d_k[rows] = (d_scores.transpose(1, 2) @ qi).transpose(0, 1).flatten(1)
             d_v[rows] = (used.transpose(1, 2) @ gi).transpose(0, 1).flatten(1)
+            if bias is None:
+                continue
             d_scores = d_scores.to(bias.dtype)
             d_gate[rows] = (d_scores * bias[:, :t, :t]).sum(-1).T.to(gate.dtype)
             d_bias[:, :t, :t].addcmul_(d_scores, gate[rows].to(bias.dtype).T[..., None])
-        return d_q, d_k, d_v, d_gate, d_bias, None, None
+        return d_q, d_k, d_v, d_gate, d_bias, None, None, None
 
 
 def _split_heads(states, heads):

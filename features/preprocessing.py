@@ -38,16 +38,20 @@ class Preprocessing:
         normalize_audio: zero mean and unit variance over each waveform.
         clip: CLIP_KEYS of features.json: `model`, `weights_crc32`, `rows` [first, last + 1] or None, `crop` list,
             `frame_rate` a second, `frame_stride`, ...; None where the features did not say.
+        audio: AUDIO_KEYS (features/speech.py) of the ready audio features, None where they did not say, and where the
+            model takes the sound itself.
     """
 
     max_length: float = 6.0
     max_frames: int = 180
     normalize_audio: bool = False
     clip: dict | None = None
+    audio: dict | None = None
 
     def write(self, folder):
         """Leave preprocessor_config.json in a folder."""
         own = {"max_length": self.max_length, "max_frames": self.max_frames, "clip": self.clip}
+        own["audio"] = self.audio
         write_json(Path(folder, PREPROCESSING_FILE), {**EXTRACTOR, "do_normalize": self.normalize_audio, **own})
 
     @classmethod
@@ -61,7 +65,7 @@ class Preprocessing:
             fields = [content[name] for name in ("max_length", "max_frames", "do_normalize", "clip")]
         except (KeyError, TypeError) as error:
             raise InputError(f"{path}: has no {error}; a folder that train.py wrote is expected") from error
-        return cls(*fields)
+        return cls(*fields, content.get("audio"))
 
 
 def describe_clip(utterances):

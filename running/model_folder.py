@@ -1,7 +1,8 @@
 """A model as a folder that is whole: weights, configuration, preprocessing, code, card; the Hub knows every file.
 
 config.json model.safetensors     as transformers writes them
-model.py wavlm.py                 the code; config.json names it (`auto_map`), so that it loads without this project
+adapter/                          of a training by LoRA; what is under it is loaded from its own checkpoint
+model.py encoders.py wavlm.py     the code; config.json names it (`auto_map`), so that it loads without this project
 preprocessor_config.json          from files to inputs, see features/preprocessing.py
 README.md                         the model card, once the training is finished
 """
@@ -12,17 +13,19 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+import encoders as encoders_code
 import model as model_code
 import wavlm as wavlm_code
+from encoders import ADAPTERS, UNLOADABLE, write_adapters
 from features.preprocessing import Preprocessing
-from model import UNLOADABLE, FoalNet
+from model import FoalNet
 from running.errors import InputError
 from running.quiet import quiet_transformers
-from running.records import read_json, write_text
+from running.records import checksum_weights, read_json, write_text
 
 AUTO_MAP = {"AutoConfig": "model.FoalNetConfig", "AutoModel": "model.FoalNet"}
 CARD = "README.md"
-FILES = ["*.json", "*.safetensors", "*.py", CARD]
+FILES = ["*.json", "*.safetensors", "*.py", CARD]  # in folders, too
 
 
 def write_model(folder, model, preprocessing, card=None, state_dict=None):
@@ -34,11 +37,15 @@ def write_model(folder, model, preprocessing, card=None, state_dict=None):
         state_dict: weights to write in place of those that the model has now.
     """
     model.config.auto_map = AUTO_MAP
-    model.save_pretrained(folder, state_dict=state_dict)
+    weights, prefix = state_dict or model.own_state_dict(), f"{model.encoder_name}."
+    adapters = {name.removeprefix(prefix): w for name, w in weights.items() if ".lora_" in name}
+    model.save_pretrained(folder, state_dict={name: w for name, w in weights.items() if ".lora_" not in name})
+    if adapters:
+        write_adapters(model.encoder, Path(folder, ADAPTERS), adapters, model.config.audio_model)
     preprocessing.write(folder)
-    for code in (model_code, wavlm_code):
+    for code in (model_code, encoders_code, wavlm_code):
         source = Path(code.__file__).read_text(encoding="utf-8")
-        relative = re.sub(r"^from wavlm import", "from .wavlm import", source, flags=re.MULTILINE)
+        relative = re.sub(r"^from (wavlm|encoders) import", r"from .\1 import", source, flags=re.MULTILINE)
         write_text(Path(folder, f"{code.__name__}.py"), relative)
     if card is not None:
         write_text(Path(folder, CARD), card)
@@ -77,6 +84,11 @@ def load_model(folder):
     except (OSError, ValueError, *UNLOADABLE) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{folder}: no checkpoint of this model: {reason}") from error
-    if missing := sorted(set(info["missing_keys"]) - {"wavlm.masked_spec_embed"}):
+    if missing := sorted(set(info["missing_keys"]) - {f"{model.encoder_name}.masked_spec_embed"}):
         raise InputError(f"{folder}: lacks {len(missing)} weights, such as {missing[0]}")
+    if model.config.lora_rank and (found := checksum_weights(model.base_weights())) != model.config.audio_crc32:
+        raise InputError(
+            f"{folder}: its adapters are of {model.config.audio_model} with the CRC-32 {model.config.audio_crc32}; "
+            f"found there: {found}"
+        )
     return model.eval(), Preprocessing.read(folder)

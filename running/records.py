@@ -121,9 +121,12 @@ def describe_files(utterances, modality):
 
 
 def checksum_weights(model):
-    """CRC-32 of all weights, eight hexadecimal digits: tells two checkpoints at one path apart."""
+    """CRC-32 of all weights, eight hexadecimal digits: tells two checkpoints at one path apart.
+
+    Args: model: module, or {name: tensor}.
+    """
     crc = 0
-    for _, value in sorted(model.state_dict().items()):
+    for _, value in sorted((model if isinstance(model, dict) else model.state_dict()).items()):
         crc = zlib.crc32(value.contiguous().cpu().numpy(), crc)
     return f"{crc:08x}"
 

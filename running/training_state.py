@@ -56,7 +56,9 @@ class TrainingState:
         """Hold on to the weights of this moment, which are the best so far, until the next save."""
         self.best_is_new = True
         if self.accelerator.is_main_process:
-            self.best = {name: value.detach().to("cpu", copy=True) for name, value in self.model.state_dict().items()}
+            self.best = {
+                name: value.detach().to("cpu", copy=True) for name, value in self.model.own_state_dict().items()
+            }
 
     def write_best(self, folder):
         """Write the best model into a folder, whole but for its card."""
@@ -71,7 +73,7 @@ class TrainingState:
         if not self.accelerator.is_main_process:
             return
         moments = self.optimizer.state_dict()
-        save_file({k: v.contiguous() for k, v in self.model.state_dict().items()}, folder / "model.safetensors")
+        save_file({k: v.contiguous() for k, v in self.model.own_state_dict().items()}, folder / "model.safetensors")
         tensors = {f"{i}.{name}": value for i, values in moments["state"].items() for name, value in values.items()}
         save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "optimizer.safetensors")
         scaler = self.accelerator.scaler
@@ -88,7 +90,7 @@ class TrainingState:
         folder, device = Path(folder), self.accelerator.device
         path = folder / "model.safetensors"
         try:
-            self.model.load_state_dict(load_file(path))
+            self.model.load_own_state_dict(load_file(path))
             path = folder / "optimizer.safetensors"
             moments, content = {}, read_json(folder / "state.json")
             for name, value in load_file(path).items():

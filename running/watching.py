@@ -10,6 +10,7 @@ import math
 import numpy as np
 import torch
 
+from encoders import find_holder
 from running.errors import Diverged
 from running.evaluation import move_inputs
 
@@ -143,7 +144,7 @@ class BadSteps:
 
 
 def measure_gradients(accelerator, model, loader, seed):
-    """What each loss does to the encoder: the norm of the gradient that it sends into WavLM's last layer.
+    """What each loss does to the encoder: the norm of the gradient that it sends into its last layer.
 
     The batch is the first one of epoch 0, which is never trained on; no dropout, the training's precision, weighted as
     in the loss.
@@ -153,21 +154,23 @@ def measure_gradients(accelerator, model, loader, seed):
         loader: the training list's, of `build_dataloaders`.
         seed: of the draws of negatives.
     Returns: {"gradient_cls", "gradient_avel", "gradient_mem": float}, of the losses that are computed; empty without
-        a trained WavLM.
+        a trained encoder.
     """
-    if "a" not in model.config.modality or model.config.freeze_encoder:
+    if model.encoder is None:
         return {}
     sampler = copy.copy(loader.batch_sampler)
     sampler.set_epoch(0)
     inputs = move_inputs(loader.collate_fn([loader.dataset[i] for i in next(iter(sampler))]), accelerator.device)
-    trained, last = [p for p in model.parameters() if p.requires_grad], model.wavlm.encoder.layers[-1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    last = [p for p in find_holder(model.encoder).layers[-1].parameters() if p.requires_grad]
     model.eval().requires_grad_(False)
-    last.requires_grad_(True)  # no graph below it, so little memory
+    for parameter in last:
+        parameter.requires_grad_(True)  # no graph below it, so little memory
     output, norms = model(**inputs, seed=seed), {}
     for name, weight in (("cls", 1.0), ("avel", model.config.avel_weight), ("mem", model.config.mem_weight)):
         if f"loss_{name}" in output:
             loss = weight * output[f"loss_{name}"]
-            gradients = torch.autograd.grad(loss, list(last.parameters()), retain_graph=True)
+            gradients = torch.autograd.grad(loss, last, retain_graph=True)
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             norm = accelerator.reduce(flat, "mean").norm().item()
             norms[f"gradient_{name}"] = norm if math.isfinite(norm) else None

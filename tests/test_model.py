@@ -626,11 +626,11 @@ def test_a_released_checkpoint_loads_strictly():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_from_wavlm_copies_weights_and_config_in_single_precision(tmp_path, dtype):
+def test_from_encoder_copies_weights_and_config_in_single_precision(tmp_path, dtype):
     torch.manual_seed(3)
     wavlm = WavLMModel(WavLMConfig(**{**WAVLM, **NO_DROPOUT, "final_dropout": 0.3})).to(dtype)
     wavlm.save_pretrained(tmp_path / "wavlm")
-    model = FoalNet.from_wavlm(tmp_path / "wavlm", video_dim=VIDEO_DIM, labels=["x", "y"])
+    model = FoalNet.from_encoder(tmp_path / "wavlm", video_dim=VIDEO_DIM, labels=["x", "y"])
     for name, tensor in wavlm.state_dict().items():
         assert torch.equal(model.wavlm.state_dict()[name], tensor.float()), name
     assert {p.dtype for p in model.parameters()} == {torch.float32}
@@ -640,7 +640,7 @@ def test_from_wavlm_copies_weights_and_config_in_single_precision(tmp_path, dtyp
     assert {p.dtype for p in FoalNet.from_pretrained(tmp_path / "foal").parameters()} == {torch.float32}
 
 
-def test_from_wavlm_reads_the_names_of_hub_checkpoints(tmp_path):
+def test_from_encoder_reads_the_names_of_hub_checkpoints(tmp_path):
     """microsoft/wavlm-large holds weight_g and weight_v, and is a plain pickle."""
     torch.manual_seed(3)
     wavlm = WavLMModel(WavLMConfig(**{**WAVLM, **NO_DROPOUT}))
@@ -649,7 +649,7 @@ def test_from_wavlm_reads_the_names_of_hub_checkpoints(tmp_path):
         state[f"{prefix}.{old}"] = state.pop(f"{prefix}.parametrizations.weight.{new}")
     wavlm.config.save_pretrained(tmp_path)
     torch.save(state, tmp_path / "pytorch_model.bin")
-    model = FoalNet.from_wavlm(tmp_path, video_dim=VIDEO_DIM)
+    model = FoalNet.from_encoder(tmp_path, video_dim=VIDEO_DIM)
     assert all(torch.equal(model.wavlm.state_dict()[name], tensor) for name, tensor in wavlm.state_dict().items())
 
 
@@ -714,12 +714,12 @@ BAD_CHECKPOINTS = {
 
 
 @pytest.mark.parametrize("fault", BAD_CHECKPOINTS)
-def test_from_wavlm_refuses_a_bad_checkpoint_in_one_line_and_runs_nothing(tmp_path, fault, caplog):
+def test_from_encoder_refuses_a_bad_checkpoint_in_one_line_and_runs_nothing(tmp_path, fault, caplog):
     folder = Path(write_wavlm(tmp_path / "wavlm"))
     damage, message = BAD_CHECKPOINTS[fault]
     damage(folder)
     with pytest.raises((ValueError, OSError)) as error:
-        FoalNet.from_wavlm(folder, video_dim=VIDEO_DIM)
+        FoalNet.from_encoder(folder, video_dim=VIDEO_DIM)
     assert re.search(message, str(error.value).splitlines()[0])
     assert not (folder / "ran").exists()
     assert not caplog.records
@@ -731,17 +731,17 @@ def test_a_malicious_zip_of_tensors_runs_nothing(tmp_path):
     (folder / "model.safetensors").unlink()
     torch.save({**weights, "more": Malicious(folder / "ran")}, folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match="save_file as model.safetensors"):
-        FoalNet.from_wavlm(folder, video_dim=VIDEO_DIM)
+        FoalNet.from_encoder(folder, video_dim=VIDEO_DIM)
     assert not (folder / "ran").exists()
     torch.load(folder / "pytorch_model.bin", weights_only=False)
     assert (folder / "ran").exists(), "the file is not malicious"
 
 
-def test_from_wavlm_takes_a_checkpoint_with_a_head_on_top(tmp_path):
+def test_from_encoder_takes_a_checkpoint_with_a_head_on_top(tmp_path):
     torch.manual_seed(3)
     whole = WavLMForCTC(WavLMConfig(**{**WAVLM, **NO_DROPOUT}))
     whole.save_pretrained(tmp_path)
-    model = FoalNet.from_wavlm(tmp_path, video_dim=VIDEO_DIM)
+    model = FoalNet.from_encoder(tmp_path, video_dim=VIDEO_DIM)
     assert all(torch.equal(model.wavlm.state_dict()[name], value) for name, value in whole.wavlm.state_dict().items())
 
 
@@ -750,7 +750,7 @@ def test_the_seed_decides_the_new_weights(tmp_path):
 
     def build(seed):
         torch.manual_seed(seed)
-        return FoalNet.from_wavlm(folder, video_dim=VIDEO_DIM).state_dict()
+        return FoalNet.from_encoder(folder, video_dim=VIDEO_DIM).state_dict()
 
     first, again, other = build(1), build(1), build(2)
     assert all(torch.equal(first[name], again[name]) for name in first)

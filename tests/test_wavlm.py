@@ -125,7 +125,7 @@ def test_attention_one_by_one_is_softmax_attention_and_has_its_gradients(p):
 
     def attend(*tensors):
         torch.manual_seed(1)
-        return fast._AttentionOneByOne.apply(*tensors, lengths, p)
+        return fast._AttentionOneByOne.apply(*tensors, lengths, p, heads)
 
     assert torch.autograd.gradcheck(attend, (q, k, v, gate, bias))
     if p == 0:
