@@ -622,7 +622,7 @@ class FoalNet(PreTrainedModel):
     def encode_audio(self, input_values, attention_mask=None, samples=None, draws=None):
         """The encoder's states after dropout, (B, Ta, Da), padded frames 0, and their mask (B, Ta) bool."""
         samples = _count_valid(input_values, attention_mask) if samples is None else samples
-        states, mask = encode(self.encoder, input_values, samples, self.encoder_passes, draws, self._mix_layers())
+        states, mask = encode(self.encoder, input_values, samples, self.encoder_passes, draws, self.mix_layers())
         return self.dropout(states), mask
 
     def encode_states(self, states, mask=None, lengths=None, draws=None):
@@ -632,7 +632,7 @@ class FoalNet(PreTrainedModel):
         states, mask = encode_upper(self.encoder, states, lengths, first, self.encoder_passes, draws)
         return self.dropout(states), mask
 
-    def _mix_layers(self):
+    def mix_layers(self):
         """Weights of the encoder's hidden states, (layers + 1,) float, or None for the last one."""
         if self.config.audio_layer == "weighted":
             return self.layer_weights.softmax(0)

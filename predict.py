@@ -67,6 +67,7 @@ def build_parser():
     data.add_argument("--rows", default="", metavar="A:B", help="picture rows A <= row < B (default: as in training)")
     data.add_argument("--crop", choices=("full", "left", "right"), help="part of the picture (default: as in training)")
     data.add_argument("--clip_model", help="folder or hub id of the CLIP of the training (default: the recorded one)")
+    data.add_argument("--audio_model", help="the same of the speech encoder, for a model of its ready features")
 
     run = parser.add_argument_group("run")
     run.add_argument("--batch_size", type=int, default=16, help="windows through the network at a time")
@@ -137,6 +138,7 @@ def main(argv=None):
     predictor = FoalPredictor.from_pretrained(
         args.checkpoint,
         clip_model=args.clip_model,
+        audio_model=args.audio_model,
         rows=args.rows,
         crop=args.crop,
         way=args.long,

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from benchmark.stock import MAX_FRAMES, MAX_LENGTH, StockFoalNet
 from benchmark.timing import Arm
 from dataloader import SAMPLE_RATE, collate
+from encoders import find_holder
 from model import FoalNet, FoalNetConfig
 from optims import build_optimizer
 from running.precision import choose_precision
@@ -126,7 +127,7 @@ def encode_batch(model, inputs):
     """The batch with WavLM's states in the place of the waveform."""
     states, mask = model.encode_audio(inputs["input_values"], inputs["attention_mask"])
     video = {name: inputs[name] for name in ("video_features", "video_mask", "labels")}
-    return {"audio_states": states, "audio_mask": mask, **video}
+    return {"audio_features": states, "audio_mask": mask, **video}
 
 
 def autocast(precision, device):
@@ -140,7 +141,7 @@ def make_train(model, kind, batch, precision, device, optimizer, checkpointing=F
 
     def run():
         model.__class__ = kind
-        model.wavlm.encoder.gradient_checkpointing, model.encoder_passes = checkpointing, passes
+        find_holder(model.encoder).gradient_checkpointing, model.encoder_passes = checkpointing, passes
         model.train()
         with autocast(precision, device):
             loss = model(**batch).loss

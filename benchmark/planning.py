@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from transformers import WavLMConfig
 
+import encoders
 from benchmark.fake_gpu import FakeGpu
 from benchmark.model_workloads import FRAME_RATE, SHARED, SIZES, autocast, draw_durations
 from benchmark.stock import MAX_LENGTH
@@ -25,8 +26,7 @@ from model import FoalNet, FoalNetConfig
 from optims import build_optimizer
 from running.errors import InputError
 from running.precision import choose_precision
-from train import load_lists, model_config
-from wavlm import encode
+from train import check_lists, has_encoder, model_config, read_lists
 
 SHAPES = {"large": "large", "base": "base", "microsoft/wavlm-large": "large"}  # names whose config needs no file
 IEMOCAP = "IEMOCAP"  # the list that stands in where none is given
@@ -83,11 +83,13 @@ class Needs:
 
 
 def read_config(name):
-    """WavLM's shape: `large`, `base`, or config.json of a folder or hub id; no weights. Raises: InputError."""
+    """An encoder's shape: WavLM `large`, `base`, or config.json of a folder or hub id. Raises: InputError."""
     if name in SHAPES and not Path(name).is_dir():
         return WavLMConfig(**{**SHARED, **SIZES[SHAPES[name]]})
     try:
-        config = WavLMConfig.from_pretrained(name)
+        config = encoders.read_config(name)
+        if not encoders.is_packed(config):
+            raise ValueError(f"a {config.model_type} is not counted, only WavLM and its like")
     except (OSError, ValueError) as error:
         raise InputError(f"--audio_model {name}: {str(error).splitlines()[0]}; large and base need no file") from error
     config.layerdrop = 0.0
@@ -103,10 +105,10 @@ def read_corpus(args):
     if "v" in args.modality and not extracted:
         origin += f"; no {args.video_root} yet: {FRAME_RATE} video rows a second of {FoalNetConfig().video_dim} float16"
         args = argparse.Namespace(**{**vars(args), "modality": "a"})
-    splits, video_dim = load_lists(args)
+    splits, dims = check_lists(args, read_lists(args), None)
     lengths = {split: np.array([_measure(u, args.max_frames) for u in split_]) for split, split_ in splits.items()}
     labels = np.array([utterance.label for utterance in splits["train"]])
-    corpus = Corpus(lengths.pop("train"), lengths, labels, video_dim or FoalNetConfig().video_dim, 0, origin)
+    corpus = Corpus(lengths.pop("train"), lengths, labels, dims.get("video", FoalNetConfig().video_dim), 0, origin)
     paths = {u.features for split in splits.values() for u in split if u.features}
     corpus.features = sum(Path(path).stat().st_size for path in paths) if extracted else _estimate_features(corpus)
     return corpus
@@ -153,23 +155,22 @@ def choose_evaluation_batch(args, corpus):
     return max(batches, key=lambda lengths: lengths[:, 0].sum())
 
 
-def count_needs(args, wavlm, corpus, lengths):
+def count_needs(args, config, corpus, lengths):
     """Count a training whose batches are all of these lengths.
 
     Args:
-        args: of train.parse_args. wavlm: WavLMConfig. corpus: Corpus. lengths: (B, 2), of `choose_batches`.
+        args: of train.parse_args. config: of the encoder. corpus: Corpus. lengths: (B, 2), of `choose_batches`.
     Returns: Needs.
     """
-    rehearsal = Rehearsal(args, wavlm, corpus.video_dim)
-    frozen = args.freeze_encoder and "a" in args.modality
+    rehearsal = Rehearsal(args, config, corpus.video_dim)
     evaluated = choose_evaluation_batch(args, corpus)
     with rehearsal.gpu:
-        needs = rehearsal.count_step(lengths, frozen)
-        rehearsal.count_evaluation(needs, evaluated, frozen)
-        if frozen:
-            rehearsal.count_states(needs, evaluated)
-        elif "a" in args.modality:
+        needs = rehearsal.count_step(lengths)
+        rehearsal.count_evaluation(needs, evaluated)
+        if has_encoder(args):
             rehearsal.count_gradients(needs, lengths)
+        if rehearsal.kept is not None:
+            rehearsal.count_states(needs, evaluated)
     return needs
 
 
@@ -184,10 +185,10 @@ class Plan:
     flops: float
 
 
-def plan_training(args, wavlm, corpus):
+def plan_training(args, config, corpus):
     """The Plan of a training; arguments as those of `count_needs`."""
     batches = choose_batches(args, corpus)
-    typical, longest = (count_needs(args, wavlm, corpus, batches[name]) for name in ("typical", "longest"))
+    typical, longest = (count_needs(args, config, corpus, batches[name]) for name in ("typical", "longest"))
     disk = {"best/": longest.weights, "last/": longest.weights + 2 * longest.trained}
     disk["the save before, while it trains"] = sum(disk.values())
     size = args.batch_size * args.gradient_accumulation_steps
@@ -201,11 +202,11 @@ def plan_training(args, wavlm, corpus):
         disk["video features"] = corpus.features
     if STATES in longest.flops:
         flops += longest.flops[STATES] * corpus.everything[:, 0].sum() / counted
-        disk["states of the encoder"] = corpus.everything[:, 0].sum() * AUDIO_RATE * wavlm.hidden_size * 4
+        disk["states of the encoder"] = corpus.everything[:, 0].sum() * AUDIO_RATE * config.hidden_size * 4
     return Plan(typical, longest, disk, steps, flops)
 
 
-def suggest(args, wavlm, corpus, needs, limit):
+def suggest(args, config, corpus, needs, limit):
     """Flags that make a training smaller, each counted on the longest batch; the global batch stays what it was.
 
     Args:
@@ -216,12 +217,12 @@ def suggest(args, wavlm, corpus, needs, limit):
 
     def try_flags(**flags):
         changed = argparse.Namespace(**{**vars(args), **flags})
-        size = count_needs(changed, wavlm, corpus, choose_batches(changed, corpus)["longest"]).bytes
-        words = [f"--{name}" if value is True else f"--{name} {value}" for name, value in flags.items()]
+        size = count_needs(changed, config, corpus, choose_batches(changed, corpus)["longest"]).bytes
+        words = [f"--{name}" if value is True else f"--{name} {value}" for name, value in flags.items() if value]
         tried.append((" ".join(words), size))
         return size <= limit
 
-    trains = "a" in args.modality and not args.freeze_encoder
+    trains = has_encoder(args)
     if trains and needs.weights + 3 * needs.trained + RESERVE <= limit:  # weights, gradients and moments never go
         checkpointing = {} if args.gradient_checkpointing else {"gradient_checkpointing": True}
         fits = bool(checkpointing) and try_flags(**checkpointing)
@@ -230,7 +231,9 @@ def suggest(args, wavlm, corpus, needs, limit):
         if parts and checkpointing and not fits:
             try_flags(**parts[-1], **checkpointing)
     if trains:
-        try_flags(freeze_encoder=True)
+        if args.train_layers is None and not args.lora_rank:
+            try_flags(lora_rank=8)
+        try_flags(freeze_encoder=True, train_layers=None, lora_rank=0)
     elif b > 1:
         try_flags(batch_size=b // 2)
     return [flags for flags in tried if flags[1] <= limit] or sorted(tried, key=lambda flags: flags[1])[:1]
@@ -257,12 +260,12 @@ def format_plan(args, plan, origin, rate):
     return "\n".join(lines)
 
 
-def format_verdict(args, wavlm, corpus, plan):
+def format_verdict(args, config, corpus, plan):
     """One line: whether the longest batch fits in --gpu_memory, and if not which flags would make it fit."""
     needed = f"{plan.longest.bytes / 2**30:.1f} GiB are needed"
     if plan.longest.bytes <= args.gpu_memory * 2**30:
         return f"fits in {args.gpu_memory:g} GiB: {needed}"
-    suggestions = suggest(args, wavlm, corpus, plan.longest, args.gpu_memory * 2**30)
+    suggestions = suggest(args, config, corpus, plan.longest, args.gpu_memory * 2**30)
     texts = ", ".join(f"{flags} ({size / 2**30:.1f} GiB)" for flags, size in suggestions)
     helps = any(size <= args.gpu_memory * 2**30 for _, size in suggestions)
     ending = f"try {texts}" if helps else f"no flag makes it fit{f', the least is {texts}' if texts else ''}"
@@ -272,22 +275,34 @@ def format_verdict(args, wavlm, corpus, plan):
 class Rehearsal:
     """A model of train.py's flags on a fake GPU, and the phases of its training."""
 
-    def __init__(self, args, wavlm, video_dim):
-        self.args, self.gpu = args, FakeGpu(_name_part(wavlm.num_attention_heads))
+    def __init__(self, args, config, video_dim):
+        self.args, self.config, self.gpu = args, config, FakeGpu(_name_part(config.num_attention_heads))
+        fields, self.kept = {"audio_layer": args.audio_layer, **model_config(args, {"video": video_dim})}, None
+        if has_encoder(args):
+            fields |= {"audio_config": config, "train_layers": args.train_layers, "lora_rank": args.lora_rank}
+        elif "a" in args.modality:
+            fields["audio_dim"] = config.hidden_size
         with torch.device("meta"):
-            encoder = wavlm if "a" in args.modality else None
-            self.model = FoalNet(FoalNetConfig(wavlm=encoder, **model_config(args, video_dim)))
+            self.model = FoalNet(FoalNetConfig(**fields))
+        if args.freeze_encoder:
+            self.kept = args.audio_layer  # whose states are computed once
+        elif args.train_layers is not None:
+            self.kept = self.model.config.encoder_layers - args.train_layers
         self.model.encoder_passes = args.gradient_accumulation_steps
-        if args.gradient_checkpointing and "a" in args.modality:
-            self.model.wavlm.activation_checkpointing_enable()
+        if args.gradient_checkpointing and self.model.encoder is not None:
+            self.model.encoder.activation_checkpointing_enable()
         with self.gpu:
-            self.precision = choose_precision(args.mixed_precision, "cuda", choose_width(args, wavlm, video_dim))
-            for module in self.model.modules():
-                for name, parameter in module.named_parameters(recurse=False):
-                    values = torch.empty(parameter.shape, device="cuda")
-                    self.gpu.label(values, "weights")
-                    setattr(module, name, torch.nn.Parameter(values, requires_grad=parameter.requires_grad))
+            self.precision = choose_precision(args.mixed_precision, "cuda", choose_width(args, config, video_dim))
+            self._materialize(self.model)
             self.optimizer = self._warm_up()
+
+    def _materialize(self, network):
+        """Weights without values on the fake GPU, in the place of those on no device."""
+        for module in network.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                values = torch.empty(parameter.shape, device="cuda")
+                self.gpu.label(values, "weights")
+                setattr(module, name, torch.nn.Parameter(values, requires_grad=parameter.requires_grad))
 
     def _warm_up(self):
         """AdamW with its moments there, as after the first step."""
@@ -304,9 +319,9 @@ class Rehearsal:
                 self.gpu.label(tensor, "moments")
         return optimizer
 
-    def count_step(self, lengths, frozen):
+    def count_step(self, lengths):
         """One optimizer step: forward, backward, AdamW. Returns: Needs."""
-        gpu, inputs = self.gpu, self.draw_inputs(lengths, frozen)
+        gpu, inputs = self.gpu, self.draw_inputs(lengths)
         self.model.train()
         gpu.reset()
 
@@ -325,9 +340,9 @@ class Rehearsal:
         sizes = (sum(parameter.nbytes for parameter in some) for some in (weights, trained))
         return Needs(+gpu.peak, self.precision, *sizes, flops={"step": gpu.flops})
 
-    def count_evaluation(self, needs, lengths, frozen):
+    def count_evaluation(self, needs, lengths):
         """Add the prediction of a batch."""
-        inputs = self.draw_inputs(lengths, frozen)
+        inputs = self.draw_inputs(lengths)
         del inputs["labels"]
         self.model.eval()
         with torch.no_grad():
@@ -335,9 +350,12 @@ class Rehearsal:
 
     def count_gradients(self, needs, lengths):
         """Add the forward pass of `measure_gradients`; its gradients are those of one layer."""
+        last = encoders.find_holder(self.model.encoder).layers[-1]
+        trained = [parameter for parameter in last.parameters() if parameter.requires_grad]
         self.model.eval().requires_grad_(False)
-        self.model.wavlm.encoder.layers[-1].requires_grad_(True)
-        self._count_forward(needs, "gradient of each loss", self.draw_inputs(lengths, False))
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        self._count_forward(needs, "gradient of each loss", self.draw_inputs(lengths))
 
     def _count_forward(self, needs, name, inputs):
         self.gpu.reset()
@@ -347,32 +365,42 @@ class Rehearsal:
 
     @torch.no_grad()
     def count_states(self, needs, lengths):
-        """Add the pass that writes a frozen encoder's states, before there is an optimizer."""
-        inputs = self.draw_inputs(lengths, False)
+        """Add the pass that writes the states of frozen layers, before there is a model."""
+        before = self.gpu.live.total()
+        with torch.device("meta"):
+            encoder = encoders.build_encoder(self.config, self.kept).eval()
+        self._materialize(encoder)
+        inputs = self.draw_sounds(lengths)
         self.gpu.reset()
-        before = self.gpu.live["moments"]
         with self.autocast():
-            encode(self.model.wavlm, inputs["input_values"], inputs["samples"])
+            encoders.encode(encoder, **inputs, mix=encoders.choose_mix(encoder, self.kept))
         needs.others[STATES] = self.gpu.peak.total() - before
         needs.flops[STATES] = self.gpu.flops
 
     def autocast(self):
         return autocast(self.precision, torch.device("cuda"))
 
-    def draw_inputs(self, lengths, frozen):
+    def draw_sounds(self, lengths):
+        """The arguments of encoders.encode for utterances of these (B, 2) lengths."""
+        samples = [round(n * SAMPLE_RATE) for n in lengths[:, 0]]
+        sounds = torch.empty(len(samples), max(samples), device="cuda")
+        self.gpu.label(sounds, "batch")
+        return {"input_values": sounds, "samples": samples}
+
+    def draw_inputs(self, lengths):
         """The arguments of FoalNet.forward for utterances of these (B, 2) lengths."""
-        samples, rows = [round(n * SAMPLE_RATE) for n in lengths[:, 0]], [int(n) for n in lengths[:, 1]]
-        b, inputs = len(lengths), {}
+        rows, b, inputs = [int(n) for n in lengths[:, 1]], len(lengths), {}
         shapes = {"labels": ((b,), torch.long)}
         if "v" in self.args.modality:
             shapes["video_features"] = (b, max(rows), self.model.config.video_dim), torch.float32
             shapes["video_mask"] = (b, max(rows)), torch.bool
-        if "a" in self.args.modality and frozen:
-            steps = self.model.wavlm._get_feat_extract_output_lengths(torch.tensor(max(samples))).item()
-            shapes["audio_states"] = (b, steps, self.model.config.wavlm.hidden_size), torch.float32
-            shapes["audio_mask"] = (b, steps), torch.bool
+        if "a" in self.args.modality and self.kept is not None:
+            steps = [max(1, round(n * AUDIO_RATE) - 1) for n in lengths[:, 0]]
+            name = "audio_features" if self.model.encoder is None else "audio_states"
+            shapes[name] = (b, max(steps), self.config.hidden_size), torch.float32
+            shapes["audio_mask"], inputs["samples"] = ((b, max(steps)), torch.bool), steps
         elif "a" in self.args.modality:
-            shapes["input_values"], inputs["samples"] = ((b, max(samples)), torch.float32), samples
+            inputs |= self.draw_sounds(lengths)
         for name, (shape, dtype) in shapes.items():
             inputs[name] = torch.empty(shape, dtype=dtype, device="cuda")
             self.gpu.label(inputs[name], "batch")
@@ -390,6 +418,6 @@ def _name_part(heads):
     return name
 
 
-def choose_width(args, wavlm, video_dim):
+def choose_width(args, config, video_dim):
     """The width that the choice of a precision looks at, as in train.py."""
-    return wavlm.hidden_size if "a" in args.modality else video_dim
+    return config.hidden_size if "a" in args.modality else video_dim

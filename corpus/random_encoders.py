@@ -1,6 +1,6 @@
 """Tiny encoders for a machine without GPU or pretrained weights.
 
-They have the architecture of WavLM and CLIP at a few hundred thousand weights, all of them RANDOM: nothing was learnt.
+They have the architecture of WavLM, HuBERT, wav2vec 2.0, Whisper and CLIP at a few hundred thousand weights, all of them RANDOM: nothing was learnt.
 Their first layers are drawn as random band filters rather than white noise, because frozen random filters are then of
 more use; the rest is initialised at random too.
 """
@@ -9,7 +9,7 @@ import math
 
 import torch
 from torch.nn import functional
-from transformers import CLIPConfig, CLIPModel, WavLMConfig, WavLMModel
+from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPModel, WhisperConfig, WhisperModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
@@ -36,53 +36,83 @@ CLIP_TEXT = {
 }
 
 
+SPEECH_KINDS = ("wavlm", "hubert", "wav2vec2")
+SPEECH = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "conv_dim": (64,) * 7,
+    "feat_extract_norm": "layer",
+    "do_stable_layer_norm": True,
+    "conv_bias": True,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "feat_proj_dropout": 0.0,
+    "final_dropout": 0.1,
+    "layerdrop": 0.0,
+    "apply_spec_augment": False,
+    "vocab_size": 32,
+}
+POSITION_BIAS = {"num_buckets": 32, "max_bucket_distance": 80}
+WHISPER = {
+    "d_model": 64,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "encoder_ffn_dim": 128,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 1,
+    "decoder_ffn_dim": 8,
+    "max_source_positions": 300,
+    "max_target_positions": 4,
+    "vocab_size": 8,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+    "init_std": 0.1,
+}
+
+
 def make_encoders(folder, seed=0):
-    """Write both encoders, to `wavlm` and `clip` of a pathlib folder; the same seed gives the same files."""
+    """Write all encoders into a pathlib folder, by their names; the same seed gives the same files."""
     transformers_logging.disable_progress_bar()
-    make_wavlm(folder / "wavlm", seed)
+    for kind in SPEECH_KINDS:
+        make_speech_encoder(folder / kind, kind, seed)
+    make_whisper(folder / "whisper", seed)
     make_clip(folder / "clip", seed)
     transformers_logging.enable_progress_bar()
 
 
-def make_wavlm(folder, seed=0):
-    """Write a random WavLM: width 64, two layers, layer-norm variant, the usual 320-sample stride.
+def make_speech_encoder(folder, kind, seed=0):
+    """Write a random speech encoder: width 64, two layers, layer-norm variant, the usual 320-sample stride.
 
     The convolutions stay frozen in training, so they are drawn to pass something on: the first layer holds random band
     filters, half of the channels behind it are averaged over time and the other half mixed at random; the
     normalisation behind them is centred and scaled on random noise. SpecAugment, layerdrop and the dropouts inside are
     off: they are made for large pretrained models.
+
+    Args: folder: to write to. kind: `wavlm`, `hubert` or `wav2vec2`.
     """
     torch.manual_seed(seed)
-    config = WavLMConfig(
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=128,
-        conv_dim=(64,) * 7,
-        feat_extract_norm="layer",
-        do_stable_layer_norm=True,
-        conv_bias=True,
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=4,
-        num_buckets=32,
-        max_bucket_distance=80,
-        hidden_dropout=0.0,
-        attention_dropout=0.0,
-        activation_dropout=0.0,
-        feat_proj_dropout=0.0,
-        final_dropout=0.1,
-        layerdrop=0.0,
-        apply_spec_augment=False,
-        vocab_size=32,
-    )
-    model = WavLMModel(config).eval()
+    fields = {**SPEECH, **(POSITION_BIAS if kind == "wavlm" else {})}
+    model = AutoModel.from_config(AutoConfig.for_model(kind, **fields)).eval()
     _spread_audio(model)
     model.save_pretrained(folder)
 
 
+def make_whisper(folder, seed=0):
+    """Write a random Whisper of width 64 that takes 6 s of sound; its decoder is as small as can be, and not used."""
+    torch.manual_seed(seed)
+    WhisperModel(WhisperConfig(**WHISPER)).save_pretrained(folder)
+
+
 @torch.no_grad()
 def _spread_audio(model):
-    """Draw the convolutions anew as `make_wavlm` describes."""
+    """Draw the convolutions anew as `make_speech_encoder` describes."""
     first, *others = model.feature_extractor.conv_layers
     channels, _, length = first.conv.weight.shape
     hertz = torch.exp(torch.empty(channels, 1).uniform_(math.log(100), math.log(6000)))

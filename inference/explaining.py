@@ -12,6 +12,7 @@ import torch
 
 from dataloader import SAMPLE_RATE, read_audio
 from features.decoding import Clip, Frame, VideoReport, cut_clips, find_share
+from features.speech import FRAME_RATE
 from inference.answers import Prediction
 from inference.loading import probe_file
 from inference.predictor import make_source
@@ -139,7 +140,7 @@ def average_attention(predictor, segments, rate):
         return None
     received = [attend_segment(predictor, segment) for segment in segments]
     steps = {
-        "audio": predictor.model.config.wavlm.inputs_to_logits_ratio / SAMPLE_RATE,  # 20 ms
+        "audio": 1 / FRAME_RATE,
         "video": find_frame_step(predictor.preprocessing.clip or {}, rate) or _spread_frames(segments[0]),
     }
     starts = [segment.start for segment in segments]
@@ -175,8 +176,11 @@ def attend_segment(predictor, segment):
     """
     model, inputs, received = predictor.model, predictor.collate([segment]), {}
     with predictor.autocast():
-        audio = model.encode_audio(inputs["input_values"], samples=inputs["samples"])
-        video = model.encode_video(inputs["video_features"], inputs["video_mask"])
+        if model.encoder is None:
+            audio = model.take_features(inputs["audio_features"], inputs["audio_mask"])
+        else:
+            audio = model.encode_audio(inputs["input_values"], samples=inputs["samples"])
+        video = model.take_features(inputs["video_features"], inputs["video_mask"])
         for name, layers, asking, asked in (("audio", model.v2a, video, audio), ("video", model.a2v, audio, video)):
             weights = model.attend(layers, asking[0], *asked)[0].float()  # (T, T'), of which a GPU pads some
             weights = weights[asking[1][0]][:, asked[1][0]]

@@ -2,7 +2,7 @@
 
     checkpoint -> ExportableFoalNet -> fp32 graph, checked against FoalNet -> (int8 graph) -> OUT.onnx
 
-The packed WavLM of wavlm.py can't be traced, since its shapes are made from lengths on the host. The graph takes the
+The packed encoder of wavlm.py can't be traced, since its shapes are made from lengths on the host. The graph takes the
 same weights through transformers' own forward, on padded batches, and is compared with FoalNet before it gets its name.
 TorchScript traces it; torch's other exporter finds the same, thirty times as slow and with one package more.
 """
@@ -27,15 +27,17 @@ from running.metrics import count_confusion, summarize_confusion
 from running.model_folder import find_model, load_model
 from running.progress import progress_bar
 from running.records import checksum_weights, git_commit, sync
+from wavlm import has_group_norm
 
 OPSET = 18
 TOLERANCE = 1e-4  # of logits and probabilities, absolute
 LARGEST = 2**31 - 2**24  # bytes of weights; protobuf writes no message of 2 GiB, and the graph itself takes some
-NAMES = {"a": ("input_values", "attention_mask"), "v": ("video_features", "video_mask")}
 STAND_INS = {  # what FoalNet takes for a stream after its encoder, and the parameter in its place where it is absent
-    "a": ("audio_states", "audio_mask", "absent_audio"),
+    "a": ("audio_features", "audio_mask", "absent_audio"),
     "v": ("video_features", "video_mask", "absent_video"),
 }
+TIMES = {"input_values": "samples", "attention_mask": "samples", "audio_features": "steps", "audio_mask": "steps"}
+TIMES |= {"video_features": "frames", "video_mask": "frames"}
 OUTPUTS = ("logits", "probabilities")
 TRACED = {"samples": (5200, 3700), "frames": (5, 7)}  # two rows: an exporter may take a batch of one for a constant
 CHECKED = (  # uneven, none of them traced; beyond 1.6 s WavLM's positions go from exact to logarithmic
@@ -72,6 +74,18 @@ def choose_modality(config, requested=None):
     return requested
 
 
+def check_encoder(model, modality):
+    """Merge adapters, and raise InputError for an encoder that no graph is made of."""
+    if model.config.lora_rank:
+        model.merge_adapters()
+    kind = model.encoder is not None and "a" in modality and model.encoder.config.model_type
+    if kind in ("whisper", "data2vec-audio"):
+        raise InputError(
+            f"{kind}: no graph is made of it (its answer depends on the padding that it was traced with); train with "
+            "--freeze_encoder, and the graph takes its features"
+        )
+
+
 class ExportableFoalNet(nn.Module):
     """FoalNet's prediction in operations that a graph can hold: every step on the padded batch.
 
@@ -87,33 +101,38 @@ class ExportableFoalNet(nn.Module):
 
     def forward(self, *inputs):
         """inputs: tensors in the order of `input_names`. Returns: logits, probabilities, (B, C) float32 each."""
-        inputs = dict(zip(input_names(self.modality), inputs, strict=True))
-        streams = {}
-        if "a" in self.modality:
-            streams["audio_states"], streams["audio_mask"] = self.encode(
-                inputs["input_values"], inputs["attention_mask"]
-            )
-        if "v" in self.modality:
-            streams["video_features"], streams["video_mask"] = inputs["video_features"], inputs["video_mask"]
+        inputs = dict(zip(input_names(self.model.config, self.modality), inputs, strict=True))
+        rows, streams = next(iter(inputs.values())).shape[0], dict(inputs)
+        if "input_values" in inputs:
+            sound = streams.pop("input_values"), streams.pop("attention_mask")
+            streams["audio_features"], streams["audio_mask"] = self.encode(*sound)
         for stream in set(self.model.config.modality) - set(self.modality):
             states, mask, stand_in = STAND_INS[stream]
-            rows = next(iter(inputs.values())).shape[0]
             streams[states] = self.model.get_parameter(stand_in).expand(rows, 1, -1)  # (B, 1, D)
             streams[mask] = torch.ones(rows, 1, dtype=torch.bool)
         logits = self.model(**streams).logits
         return logits, torch.softmax(logits / self.temperature, -1)
 
     def encode(self, input_values, attention_mask):
-        """What wavlm.encode returns: states (B, Ta, D), zero where padded, and the mask (B, Ta) bool."""
-        wavlm = self.model.wavlm
-        states = wavlm(input_values, attention_mask).last_hidden_state
-        mask = wavlm._get_feature_vector_attention_mask(states.shape[1], attention_mask)
+        """What encoders.encode returns: states (B, Ta, D), zero where padded, and the mask (B, Ta) bool."""
+        encoder, mix = self.model.encoder, self.model.mix_layers()
+        output = encoder(input_values, attention_mask, output_hidden_states=mix is not None)
+        states = output.last_hidden_state
+        if mix is not None:
+            states = sum(weight * hidden for weight, hidden in zip(mix, output.hidden_states, strict=True))
+        mask = encoder._get_feature_vector_attention_mask(states.shape[1], attention_mask)
         return states * mask[..., None], mask
 
 
-def input_names(modality):
+def stream_names(config):
+    """The inputs of each stream: the sound, or the features that the model was trained on, and the picture's."""
+    sound = ("input_values", "attention_mask") if config.audio_config is not None else ("audio_features", "audio_mask")
+    return {"a": sound, "v": ("video_features", "video_mask")}
+
+
+def input_names(config, modality):
     """Names of a graph's inputs in their order."""
-    return [name for stream in modality for name in NAMES[stream]]
+    return [name for stream in modality for name in stream_names(config)[stream]]
 
 
 def draw_inputs(config, modality, samples, frames, seed=0):
@@ -125,12 +144,13 @@ def draw_inputs(config, modality, samples, frames, seed=0):
     Returns: {name: tensor}, masks int64, the rest float32.
     """
     generator, inputs = torch.Generator().manual_seed(seed), {}
-    for stream, lengths, width in (("a", samples, ()), ("v", frames, (config.video_dim,))):
+    sound = (samples, ()) if config.audio_config is not None else (frames, (config.audio_dim,))
+    for stream, lengths, width in (("a", *sound), ("v", frames, (config.video_dim,))):
         if stream in modality:
             mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]  # (B, T)
             noise = torch.randn(*mask.shape, *width, generator=generator)
             noise[~mask] = 0
-            inputs.update(zip(NAMES[stream], (noise, mask.long()), strict=True))
+            inputs.update(zip(stream_names(config)[stream], (noise, mask.long()), strict=True))
     return inputs
 
 
@@ -145,7 +165,7 @@ def write_graph(model, modality, path):
             f"{size / 1e9:.2f} GB of weights: an ONNX file without others beside it holds less than 2.15 GB"
         )
     example = draw_inputs(model.config, modality, **TRACED)
-    axes = {name: {0: "batch", 1: "samples" if name in NAMES["a"] else "frames"} for name in example}
+    axes = {name: {0: "batch", 1: TIMES[name]} for name in example}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what a trace may take for constant: `check_graph` is what tells
         torch.onnx.export(
@@ -163,13 +183,15 @@ def write_graph(model, modality, path):
 def describe_tensors(config, modality):
     """{input or output: {shape, dtype, unit}} of a graph, for those who hold only the file."""
     padding = "zero padded"
-    if "a" in modality and config.wavlm.feat_extract_norm == "group":
-        padding += "; padding changes the answer, since the first norm of this WavLM takes it in: pad little"
+    if "a" in modality and config.audio_config is not None and has_group_norm(config.audio_config):
+        padding += "; padding changes the answer, since the encoder's first norm takes it in: pad little"
     values = ", zero mean and unit variance over the valid samples" if config.normalize_audio else ", as read"
     batch, classes = "batch", len(config.labels)
     tensors = {
         "input_values": ([batch, "samples"], f"waveform of {SAMPLE_RATE} Hz, mono, full scale 1{values}; {padding}"),
         "attention_mask": ([batch, "samples"], "1 where input_values is sound: the first 400 or more of a row"),
+        "audio_features": ([batch, "steps", config.audio_dim], "a row of the features of the training, zero padded"),
+        "audio_mask": ([batch, "steps"], "1 where a row is one of audio_features: the first one or more"),
         "video_features": ([batch, "frames", config.video_dim], "a row of features a video frame, zero padded"),
         "video_mask": ([batch, "frames"], "1 where a row is a video frame: the first one or more"),
         "logits": ([batch, classes], "scores of the labels, in their order, before the softmax"),
@@ -177,7 +199,7 @@ def describe_tensors(config, modality):
     }
     return {
         name: {"shape": tensors[name][0], "dtype": "int64" if "mask" in name else "float32", "unit": tensors[name][1]}
-        for name in (*input_names(modality), *OUTPUTS)
+        for name in (*input_names(config, modality), *OUTPUTS)
     }
 
 
@@ -196,7 +218,7 @@ def describe_graph(model, folder, modality, precision):
         "sampling_rate": str(SAMPLE_RATE),
         "normalize_audio": json.dumps(bool(config.normalize_audio)),
         "calibration_temperature": repr(config.calibration_temperature),
-        "inputs": json.dumps({name: tensors[name] for name in input_names(modality)}, ensure_ascii=False),
+        "inputs": json.dumps({name: tensors[name] for name in input_names(config, modality)}, ensure_ascii=False),
         "outputs": json.dumps({name: tensors[name] for name in OUTPUTS}, ensure_ascii=False),
         "exporter": json.dumps({name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime")}),
         "commit": git_commit() or "unknown",
@@ -308,13 +330,15 @@ class GraphExport:
         return "\n".join(lines)
 
 
-def export_checkpoint(folder, out, modality=None, int8=False, test_src=None, video_root=None, label_map=None):
+def export_checkpoint(
+    folder, out, modality=None, int8=False, test_src=None, video_root=None, audio_root=None, label_map=None
+):
     """Write a checkpoint as one ONNX file; it gets its name when it is whole and agrees with FoalNet.
 
     Args:
         folder: run folder, its best/, or hub id. out: path of the file. modality: see `choose_modality`.
         int8: matrix products in int8.
-        test_src: scp list on which int8 is compared with fp32; None: none. video_root: its features.
+        test_src: scp list on which int8 is compared with fp32; None: none. video_root, audio_root: its features.
         label_map: of the list, see `read_scp`.
     Returns: GraphExport.
     Raises: InputError for a checkpoint, a modality or a list that can't be used, and for a graph that is not the model.
@@ -323,9 +347,10 @@ def export_checkpoint(folder, out, modality=None, int8=False, test_src=None, vid
     out, folder = Path(out), find_model(folder)
     model, preprocessing = load_model(folder)
     modality = choose_modality(model.config, modality)
+    check_encoder(model, modality)
     loader = None
     if test_src is not None:
-        loader = load_list(test_src, video_root, label_map, model.config, modality, preprocessing)
+        loader = load_list(test_src, video_root, audio_root, label_map, model.config, modality, preprocessing)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as part:
         exact, quantized = Path(part, "fp32.onnx"), Path(part, "int8.onnx")
         write_graph(model, modality, exact)
@@ -348,17 +373,20 @@ def export_checkpoint(folder, out, modality=None, int8=False, test_src=None, vid
     return export
 
 
-def load_list(test_src, video_root, label_map, config, modality, preprocessing):
+def load_list(test_src, video_root, audio_root, label_map, config, modality, preprocessing):
     """A loader of an scp list, cut as in training: one utterance a batch, so that none moves the scales of another.
 
     Raises: InputError that names what is wrong.
     """
     lengths = {"max_length": preprocessing.max_length, "max_frames": preprocessing.max_frames}
     utterances = read_scp(test_src, config.labels, label_map)
-    utterances, video_dim = check_utterances(utterances, modality, video_root, **lengths)
-    if "v" in modality and video_dim != config.video_dim:
-        raise InputError(f"{video_root}: features of dim {video_dim}; the checkpoint takes {config.video_dim}")
-    return build_evaluation_loader(utterances, 1, modality=modality, normalize_audio=config.normalize_audio, **lengths)
+    utterances, dims = check_utterances(utterances, modality, video_root, **lengths, audio_root=audio_root)
+    for stream, width in dims.items():
+        if width != (needed := getattr(config, f"{stream}_dim")):
+            root = {"audio": audio_root, "video": video_root}[stream]
+            raise InputError(f"{root}: features of dim {width}; the checkpoint takes {needed}")
+    options = {"modality": modality, "normalize_audio": config.normalize_audio, "audio_root": audio_root}
+    return build_evaluation_loader(utterances, 1, **options, **lengths)
 
 
 def compare_precisions(exact, quantized, loader, names):

@@ -10,14 +10,15 @@ import functools
 import logging
 import numbers
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from dataloader import SAMPLE_RATE, normalize_waveform, pad_rows, resample
+from encoders import find_checkpoint
 from features.clip import DTYPES, ClipEncoder, choose_dtype, load_clip
 from features.preparing import FramePreparer
+from features.speech import SpeechEncoder
 from inference.answers import STREAM_NAMES, Prediction, Window
 from inference.loading import Assumptions, Loaded, Loader
 from inference.sources import Source
@@ -37,6 +38,7 @@ class FoalPredictor:
     Args:
         model: FoalNet. preprocessing: Preprocessing that it was trained with.
         clip_model: folder or hub id of CLIP; None: the recorded one. Its weights have to be the recorded ones.
+        audio_model: the same of the speech encoder, for a model that was trained on its ready features.
         rows, crop: part of the pictures, (first, last + 1) and `full`, `left`, `right`; None: see Assumptions.
         way, overlap: of `cut_source`, for sources longer than the model takes.
         strict: refuse a source that lacks a stream of the model.
@@ -50,6 +52,7 @@ class FoalPredictor:
         model,
         preprocessing,
         clip_model=None,
+        audio_model=None,
         rows=None,
         crop=None,
         way="windows",
@@ -63,11 +66,10 @@ class FoalPredictor:
     ):
         self.device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
         self.model, self.preprocessing, self.strict = model.to(self.device).eval(), preprocessing, strict
-        self.clip_model, self.folder = clip_model, folder
+        self.clip_model, self.audio_model, self.folder = clip_model, audio_model, folder
         self.temperature = model.config.calibration_temperature if calibrated else 1.0
         config = model.config
-        width = config.video_dim if config.wavlm is None else config.wavlm.hidden_size
-        self.precision = choose_precision(mixed_precision, self.device.type, width)
+        self.precision = choose_precision(mixed_precision, self.device.type, config.width)
         self.assumptions = Assumptions(preprocessing.clip or {}, rows, crop)
         cutting = {"way": way, "overlap": overlap, "num_workers": num_workers}
         inputs = config.modality, config.video_dim, preprocessing
@@ -91,7 +93,7 @@ class FoalPredictor:
     def clip(self):
         """(ClipEncoder, processor) of the CLIP that the training features were made with. Raises: InputError."""
         recorded = self.preprocessing.clip
-        name = self.clip_model or self.find_clip((recorded or {}).get("model"))
+        name = self.clip_model or find_checkpoint((recorded or {}).get("model"), self.folder)
         if not name:
             raise InputError(
                 "the checkpoint does not know how its video features were made; --clip_model names the CLIP, or "
@@ -111,11 +113,25 @@ class FoalPredictor:
         dtype = DTYPES["no" if exact else choose_dtype("auto", self.device)]
         return ClipEncoder(network, processor, self.device, dtype), processor
 
-    def find_clip(self, name):
-        """A recorded CLIP: where it was, seen from here or from a folder above the checkpoint, else a hub id."""
-        above = [Path(self.folder).resolve(), *Path(self.folder).resolve().parents] if name and self.folder else []
-        places = [Path(name or "")] + [folder / name for folder in above]
-        return next((str(place) for place in places if name and place.is_dir()), name)
+    @functools.cached_property
+    def speech(self):
+        """SpeechEncoder of the ready features that the model was trained on. Raises: InputError."""
+        recorded = self.preprocessing.audio
+        if not recorded:
+            raise InputError(
+                "the model was trained on ready audio features (--audio_root) that do not say how they were made, "
+                "so it can't answer for sounds"
+            )
+        name = self.audio_model or find_checkpoint(recorded["model"], self.folder)
+        available = recorded["mixed_precision"] != "fp16" or self.device.type != "cpu"
+        precision = recorded["mixed_precision"] if available else "auto"
+        encoder = SpeechEncoder(name, recorded["layer"], self.device, precision, recorded["max_length"])
+        if encoder.crc32 != recorded["weights_crc32"]:
+            raise InputError(
+                f"--audio_model {name}: its weights have the CRC-32 {encoder.crc32}; the model was trained on features "
+                f"of {recorded['model']} with {recorded['weights_crc32']}"
+            )
+        return encoder
 
     def find_encoder(self, rows):
         """(ClipEncoder, FramePreparer) for pictures of which some rows are kept."""
@@ -206,8 +222,11 @@ class FoalPredictor:
         if segments[0].samples is not None:
             rows = [s.samples for s in segments]
             rows = [normalize_waveform(row) for row in rows] if self.preprocessing.normalize_audio else rows
-            inputs["input_values"] = pad_rows(rows)[0].to(self.device)
-            inputs["samples"] = [len(row) for row in rows]
+            sounds = pad_rows(rows)[0].to(self.device), [len(row) for row in rows]
+            if self.model.encoder is None:
+                inputs["audio_features"], inputs["audio_mask"] = self.speech(*sounds)
+            else:
+                inputs["input_values"], inputs["samples"] = sounds
         if segments[0].features is not None:
             features, mask = pad_rows([s.features for s in segments])
             inputs["video_features"], inputs["video_mask"] = features.to(self.device), mask.to(self.device)

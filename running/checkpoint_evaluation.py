@@ -7,6 +7,7 @@ from accelerate import Accelerator
 
 from dataloader import build_evaluation_loader, check_utterances, parse_label_map, read_scp, read_scp_lines
 from features.preprocessing import describe_clip
+from features.speech import read_audio_record
 from running.errors import InputError, join_problems
 from running.evaluation import EMBEDDINGS, evaluate, write_evaluation
 from running.launch import configure_logging, join_processes
@@ -33,16 +34,29 @@ def evaluate_checkpoint(args):
     config = model.config
     utterances = read_known(args.test_src, config.labels, parse_label_map(args.label_map), args.drop_unknown)
     cutting = {"max_length": preprocessing.max_length, "max_frames": preprocessing.max_frames}
-    utterances, video_dim = check_utterances(
-        utterances, config.modality, args.video_root, **cutting, progress=state.is_local_main_process
+    ready = "a" in config.modality and config.audio_config is None
+    if ready != (args.audio_root is not None):
+        raise InputError(
+            f"--audio_root {args.audio_root}: the model takes {'ready features' if ready else 'the sound'}"
+        )
+    roots = {"audio": args.audio_root, "video": args.video_root}
+    utterances, dims = check_utterances(
+        utterances,
+        config.modality,
+        args.video_root,
+        **cutting,
+        progress=state.is_local_main_process,
+        audio_root=args.audio_root,
     )
-    if "v" in config.modality:
-        compare_clip(args.video_root, preprocessing.clip, describe_clip(utterances), video_dim, config.video_dim)
-    width = config.wavlm.hidden_size if config.wavlm is not None else config.video_dim
-    precision = choose_precision(args.mixed_precision, state.device.type, width)
+    found = {"audio": ready and read_audio_record(args.audio_root), "video": describe_clip(utterances)}
+    for stream, width in dims.items():
+        trained = preprocessing.audio if stream == "audio" else preprocessing.clip
+        compare_features(roots[stream], trained, found[stream], width, getattr(config, f"{stream}_dim"))
+    precision = choose_precision(args.mixed_precision, state.device.type, config.width)
     accelerator = Accelerator(cpu=state.device.type == "cpu", mixed_precision=precision)
     share = {"rank": state.process_index, "world_size": state.num_processes}
     options = {"modality": config.modality, "normalize_audio": preprocessing.normalize_audio, **cutting, **share}
+    options["audio_root"] = args.audio_root
     loader = build_evaluation_loader(utterances, args.batch_size, args.num_workers, **options)
     evaluation = evaluate(accelerator, model.to(accelerator.device), loader, EMBEDDINGS)
     summary = evaluation.summarize(config.labels)
@@ -53,7 +67,7 @@ def evaluate_checkpoint(args):
     if accelerator.is_main_process:
         title = f"{Path(args.test_src).name}: UA {summary['ua']:.2%}, WA {summary['wa']:.2%} ({PROTOCOL})"
         root.mkdir(parents=True, exist_ok=True)
-        write_json(root / "args.json", {**vars(args), "freeze_encoder": config.freeze_encoder})
+        write_json(root / "args.json", {**vars(args), "freeze_encoder": config.audio_config is None})
         environment = describe_environment([args.test_src], mixed_precision=precision, processes=state.num_processes)
         write_json(root / "environment.json", environment)
         write_evaluation(root, "test", evaluation, config.labels, title)
@@ -92,24 +106,24 @@ def read_known(test_src, labels, label_map, drop_unknown):
     return [utterance for utterance in read_scp(test_src, labels, mapping) if utterance.utt_id in kept]
 
 
-def compare_clip(video_root, trained, found, width, needed):
-    """Refuse features of another network than the model was trained on; warn where pictures were taken otherwise.
+def compare_features(root, trained, found, width, needed):
+    """Refuse features of another network than the model was trained on; warn where files were taken otherwise.
 
-    Args: trained, found: dict of CLIP_KEYS or None. width, needed: numbers a frame.
+    Args: trained, found: dict of CLIP_KEYS or AUDIO_KEYS, or None. width, needed: numbers a frame.
     """
     if width != needed:
-        raise InputError(f"{video_root}: {width} numbers a frame, the model takes {needed}")
+        raise InputError(f"{root}: {width} numbers a frame, the model takes {needed}")
     if not trained or not found:
-        logger.warning(f"{video_root}: whether these features are made as those of the training is not recorded")
+        logger.warning(f"{root}: whether these features are made as those of the training is not recorded")
         return
     if found["weights_crc32"] != trained["weights_crc32"]:
         problem = f"{key_text(found)}; the model was trained on features of {key_text(trained)}"
-        raise InputError(join_problems([f"{video_root}: made with {problem}"]))
-    other = [f"{key} {found[key]}, not {trained[key]}" for key in ("rows", "crop", "frame_rate", "frame_stride")
-             if found[key] != trained[key]]  # fmt: skip
+        raise InputError(join_problems([f"{root}: made with {problem}"]))
+    ways = "rows crop frame_rate frame_stride layer max_length normalize_audio".split()
+    other = [f"{key} {found.get(key)}, not {trained.get(key)}" for key in ways if found.get(key) != trained.get(key)]
     if other:
-        logger.warning(f"{video_root}: pictures were taken otherwise than in training: {', '.join(other)}")
+        logger.warning(f"{root}: taken otherwise than in training: {', '.join(other)}")
 
 
-def key_text(clip):
-    return f"{clip['model']} (CRC-32 of its weights {clip['weights_crc32']})"
+def key_text(record):
+    return f"{record['model']} (CRC-32 of its weights {record['weights_crc32']})"

@@ -1,5 +1,6 @@
 """What a trained FoalNet says of a list: predictions, embeddings, and their summary."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,24 +17,19 @@ from running.records import replace_file, write_predictions
 
 EMBEDDINGS = ("audio_pooled", "video_pooled", "audio_embeds", "video_embeds", "fused")
 STREAMS = {  # the entries of a batch that a stream has
-    "audio": ("input_values", "attention_mask", "audio_states", "audio_mask"),
+    "audio": ("input_values", "attention_mask", "audio_features", "audio_states", "audio_mask"),
     "video": ("video_features", "video_mask"),
 }
-MODEL_INPUTS = (
-    "input_values",
-    "audio_states",
-    "audio_mask",
-    "video_features",
-    "video_mask",
-    "labels",
-)
+MODEL_INPUTS = [*itertools.chain(*STREAMS.values()), "labels"]
+MODEL_INPUTS.remove("attention_mask")  # in its place the model takes lengths
 
 
 def move_inputs(batch, device):
     """The entries of a batch that FoalNet.forward takes, on the device; the lengths of the sounds stay on the host."""
     inputs = {key: batch[key].to(device, non_blocking=True) for key in MODEL_INPUTS if key in batch}
-    if "attention_mask" in batch:
-        inputs["samples"] = batch["attention_mask"].sum(1).tolist()
+    valid = "attention_mask" if "attention_mask" in batch else "audio_mask"
+    if valid in batch:
+        inputs["samples"] = batch[valid].sum(1).tolist()
     return inputs
 
 

@@ -26,7 +26,7 @@ from running.records import disarm, hash_file, read_json, rearm, write_json, wri
 logger = logging.getLogger("foalnet")
 
 SWAPS = ("video_same", "video_other", "audio_same", "audio_other")  # the stream, and whether of the same emotion
-ARGS = "valid_src test_src label_map video_root max_length max_frames batch_size num_workers states_root".split()
+ARGS = "valid_src test_src label_map video_root max_length max_frames batch_size num_workers audio_root".split()
 ROUNDING = 0.01  # share of the utterances that other hardware may predict otherwise; one always may be
 
 
@@ -50,8 +50,8 @@ def probe_run(folder, device, draws=5, seed=0, batch_size=16, mixed_precision="a
         return False
     args, model = read_args(folder), load_best(folder, result["labels"], device)
     source = args["test_src"] if result["reported"] == "test" else args["valid_src"] or args["test_src"]
-    utterances = read_reported(source, path, args, predictions, model.config)
-    precision = pick_precision(folder, mixed_precision, device, model.config.wavlm.hidden_size)
+    utterances = read_reported(source, path, args, predictions, model)
+    precision = pick_precision(folder, mixed_precision, device, model.config.width)
     partners = draw_partners([utterance.label for utterance in utterances], draws, seed)
     with torch.inference_mode():
         audio = encode_sounds(model, utterances, args, device, precision)
@@ -105,14 +105,15 @@ def load_best(folder, labels, device):
     return model.to(device)
 
 
-def read_reported(source, path, args, predictions, config):
+def read_reported(source, path, args, predictions, model):
     """The reported utterances in the order of their predictions, with features and duration.
 
     Args:
         source: the list. path: of the predictions. args: of the training. predictions: of `read_predictions`.
-        config: FoalNetConfig.
+        model: FoalNet.
     Raises: InputError where list, features and predictions are not of each other.
     """
+    config, audio_root = model.config, args["audio_root"] if model.encoder is None else None
     if not Path(source).is_file():
         raise InputError(f"{source}: no such file; {path.parent} names its reported list so, from where it was trained")
     listed = {u.utt_id: u for u in read_scp(source, config.labels, args["label_map"])}
@@ -122,11 +123,10 @@ def read_reported(source, path, args, predictions, config):
             raise InputError(f"{source}: {utt_id} is {found} there and {label} in {path}; the list has changed")
     utterances = [listed[utt_id] for utt_id in predictions["utt_id"]]
     sizes = {"max_length": args["max_length"], "max_frames": args["max_frames"]}
-    utterances, video_dim = check_utterances(utterances, "av", args["video_root"], **sizes)
-    if video_dim != config.video_dim:
-        raise InputError(
-            f"{args['video_root']}: features of width {video_dim}; best/ was trained on {config.video_dim}"
-        )
+    utterances, dims = check_utterances(utterances, "av", args["video_root"], **sizes, audio_root=audio_root)
+    for stream, width in dims.items():
+        if width != (trained := getattr(config, f"{stream}_dim")):
+            raise InputError(f"{args[f'{stream}_root']}: features of width {width}; best/ was trained on {trained}")
     return utterances
 
 
@@ -166,15 +166,13 @@ def encode_sounds(model, utterances, args, device, precision):
 
     The batches are those in which the training evaluated: of a WavLM with group norm the states depend on them.
     """
-    root = args["states_root"] if model.config.freeze_encoder else None  # those of --freeze_encoder, if still there
-    if root and not all(Path(root, f"{utterance.utt_id}.npy").is_file() for utterance in utterances):
-        root = None
-    options = {"max_length": args["max_length"], "normalize_audio": model.config.normalize_audio, "states_root": root}
+    options = {"max_length": args["max_length"], "normalize_audio": model.config.normalize_audio}
+    options["audio_root"] = args["audio_root"] if model.encoder is None else None
     loader = build_evaluation_loader(utterances, args["batch_size"], args["num_workers"], modality="a", **options)
     dtype, states = np.float32 if precision == "no" else np.float16, {}
     for batch in progress_bar(loader, desc="Encode", leave=False):
         inputs = move_inputs(batch, device)
-        rows, mask = inputs.get("audio_states"), inputs.get("audio_mask")
+        rows, mask = inputs.get("audio_features"), inputs.get("audio_mask")
         if rows is None:
             with autocast(device.type, precision):
                 rows, mask = model.encode_audio(inputs["input_values"], samples=inputs["samples"])
@@ -209,7 +207,7 @@ def predict_pairs(model, audio, video, device, precision, batch_size, audio_rows
     bar = progress_bar(range(0, len(order), batch_size), desc="Probe", leave=False)
     for chosen in (order[first : first + batch_size] for first in bar):
         pairs = zip(audio_rows[chosen], video_rows[chosen], strict=True)
-        items = [{"utt_id": "", "label": 0, "audio_states": audio[i], "video_features": video[j]} for i, j in pairs]
+        items = [{"utt_id": "", "label": 0, "audio_features": audio[i], "video_features": video[j]} for i, j in pairs]
         inputs = move_inputs(collate(items), device)
         inputs.pop("labels")
         with autocast(device.type, precision):

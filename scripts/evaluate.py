@@ -30,6 +30,7 @@ def build_parser():
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="run folder, its best/, or hub id")
     parser.add_argument("--test_src", required=True, help="scp list to evaluate on")
     parser.add_argument("--video_root", default="data/features", help="folder of <utt_id>.npy video features")
+    parser.add_argument("--audio_root", help="folder of <utt_id>.npy audio features, for a model of such")
     parser.add_argument("--save_root", required=True, help="folder of what it writes; a new one")
     parser.add_argument("--label_map", default="", help="names of the list to names of the model, joy=hap,anger=ang")
     parser.add_argument("--drop_unknown", action="store_true", help="leave out what is of no class of the model")

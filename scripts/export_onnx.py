@@ -35,6 +35,7 @@ def parse_args(argv=None):
     parser.add_argument(
         "--video_root", default="data/features", help="folder of the list's video features (default: %(default)s)"
     )
+    parser.add_argument("--audio_root", help="folder of its audio features, for a model of such")
     parser.add_argument("--label_map", default="", help="names of the list to merge first, exc=hap,fru=ang")
     args = parser.parse_args(argv)
     if args.test_src and not args.int8:
@@ -51,9 +52,8 @@ def parse_args(argv=None):
 def main(argv=None):
     """Write the file and print what was found. Returns: inference.onnx_graph.GraphExport."""
     args = parse_args(argv)
-    export = export_checkpoint(
-        args.checkpoint, args.out, args.modality, args.int8, args.test_src, args.video_root, args.label_map
-    )
+    what = args.checkpoint, args.out, args.modality, args.int8
+    export = export_checkpoint(*what, args.test_src, args.video_root, args.audio_root, args.label_map)
     print(export)
     return export
 

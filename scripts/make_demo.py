@@ -1,7 +1,7 @@
 """The embedded demo: a miniature synthetic IEMOCAP release and tiny random encoders.
 
-    python -m scripts.make_demo --out demo                    # demo/IEMOCAP_full_release, demo/wavlm, demo/clip
-    python -m scripts.make_demo --out demo --encoders_only    # demo/wavlm and demo/clip, for a corpus of your own
+    python -m scripts.make_demo --out demo                    # demo/IEMOCAP_full_release and all of the below
+    python -m scripts.make_demo --out demo --encoders_only    # demo/wavlm hubert wav2vec2 whisper clip, for your own
 
 corpus/synthetic.py says what the release holds, corpus/random_encoders.py what the encoders are. Results on them say
 that the pipeline works, nothing about real people.
@@ -28,9 +28,9 @@ def build_parser():
         description="Write a miniature synthetic IEMOCAP release and tiny random encoders.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--out", default="demo", help="folder for IEMOCAP_full_release, wavlm and clip")
+    parser.add_argument("--out", default="demo", help="folder for IEMOCAP_full_release and the encoders")
     parser.add_argument("--seed", type=int, default=0, help="of the corpus and of the encoders")
-    parser.add_argument("--encoders_only", action="store_true", help="write wavlm and clip, no corpus")
+    parser.add_argument("--encoders_only", action="store_true", help="write the encoders, no corpus")
     parser.add_argument("--num_workers", type=int, default=0, help="processes that draw; 0 = one a core, at most 8")
     return parser
 
@@ -49,7 +49,7 @@ def main(argv=None):
         make_release(out / "IEMOCAP_full_release", args.seed, num_workers=workers)
         logger.info("wrote %s: synthetic, 5 sessions, 10 actors", out / "IEMOCAP_full_release")
     make_encoders(out, args.seed)
-    logger.info("wrote %s and %s: random weights, nothing learnt", out / "wavlm", out / "clip")
+    logger.info("wrote wavlm, hubert, wav2vec2, whisper and clip to %s: random weights, nothing learnt", out)
 
 
 if __name__ == "__main__":

@@ -57,11 +57,11 @@ def parse_args(argv):
 def main(argv=None):
     """Print the plan. Returns: benchmark.planning.Plan."""
     args = parse_args(argv)
-    wavlm, corpus = read_config(args.audio_model), read_corpus(args)
-    plan = plan_training(args, wavlm, corpus)
+    config, corpus = read_config(args.audio_model), read_corpus(args)
+    plan = plan_training(args, config, corpus)
     print(format_plan(args, plan, corpus.origin, 1e12 * (args.rate or RATES[plan.typical.precision])))
     if args.gpu_memory is not None:
-        print("\n" + format_verdict(args, wavlm, corpus, plan))
+        print("\n" + format_verdict(args, config, corpus, plan))
     return plan
 
 
