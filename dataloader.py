@@ -68,6 +68,7 @@ class Utterance:
     label: int
     features: str | None = None
     duration: float | None = None
+    audio_features: str | None = None
 
 
 def parse_label_map(text):
@@ -390,7 +391,9 @@ def read_states(path):
     return states
 
 
-def check_utterances(utterances, modality="av", video_root=None, max_length=6.0, max_frames=180, progress=True):
+def check_utterances(
+    utterances, modality="av", video_root=None, max_length=6.0, max_frames=180, progress=True, audio_root=None
+):
     """Look at every file of a list before training starts: headers of sounds, values of features.
 
     Args:
@@ -402,11 +405,20 @@ def check_utterances(utterances, modality="av", video_root=None, max_length=6.0,
     Raises: InputError that names every bad file at once.
     """
     index = index_features(video_root) if "v" in modality else {}
-    problems, dims, cut, checked = [], {}, [], []
+    audio_index = index_features(audio_root) if audio_root else {}
+    problems, dims, cut, checked, audio_dim = [], {}, [], [], {}
 
     def check(utterance):
         errors, duration, promised, features, shape = [], None, None, None, None
-        if "a" in modality:
+        audio = None
+        if "a" in modality and audio_root:
+            try:
+                audio, found = _look_at_features(utterance.utt_id, audio_index, audio_root, None)
+                duration = found[0] / 50
+                audio_dim["audio"] = found[1]
+            except InputError as error:
+                errors.append(str(error))
+        elif "a" in modality:
             try:
                 duration, promised = _look_at_sound(utterance.path)
             except InputError as error:
@@ -417,7 +429,7 @@ def check_utterances(utterances, modality="av", video_root=None, max_length=6.0,
             except InputError as error:
                 errors.append(str(error))
         used = min(duration, max_length) if duration else (shape[0] / 30 if shape else None)
-        return replace(utterance, features=features, duration=used), promised, shape, errors
+        return replace(utterance, features=features, duration=used, audio_features=audio), promised, shape, errors
 
     with ThreadPoolExecutor(8) as pool:
         bar = progress_bar(
@@ -438,7 +450,7 @@ def check_utterances(utterances, modality="av", video_root=None, max_length=6.0,
         cut = list(dict.fromkeys(cut))  # a file may stand in several lists
         names = ", ".join(cut[:3]) + ", ..." * (len(cut) > 3)
         logger.warning("%d sounds were cut short, their headers promise more than the files hold: %s", len(cut), names)
-    return checked, next(iter(dims), None)
+    return checked, audio_dim | ({"video": next(iter(dims))} if dims else {})
 
 
 def _look_at_sound(path):
@@ -474,14 +486,21 @@ class FoalDataset(Dataset):
     """
 
     def __init__(
-        self, utterances, modality="av", max_length=6.0, max_frames=180, normalize_audio=False, states_root=None
+        self,
+        utterances,
+        modality="av",
+        max_length=6.0,
+        max_frames=180,
+        normalize_audio=False,
+        audio_root=None,
+        audio_key="audio_features",
     ):
         self.utterances = utterances
         self.modality = modality
         self.max_length = max_length
         self.max_frames = max_frames
         self.normalize_audio = normalize_audio
-        self.states_root = states_root
+        self.audio_root, self.audio_key = audio_root, audio_key
 
     def __len__(self):
         return len(self.utterances)
@@ -489,8 +508,8 @@ class FoalDataset(Dataset):
     def __getitem__(self, i):
         utterance = self.utterances[i]
         item = {"utt_id": utterance.utt_id, "label": utterance.label}
-        if "a" in self.modality and self.states_root:
-            item["audio_states"] = read_states(Path(self.states_root, f"{utterance.utt_id}.npy"))
+        if "a" in self.modality and self.audio_root:
+            item[self.audio_key] = read_states(utterance.audio_features)
         elif "a" in self.modality:
             samples = read_audio(utterance.path, self.max_length)
             if len(samples) < MIN_SAMPLES:
@@ -517,8 +536,9 @@ def collate(items):
     batch = {"utt_ids": [item["utt_id"] for item in items], "labels": torch.tensor([item["label"] for item in items])}
     if "input_values" in items[0]:
         batch["input_values"], batch["attention_mask"] = pad_rows([item["input_values"] for item in items])
-    if "audio_states" in items[0]:
-        batch["audio_states"], batch["audio_mask"] = pad_rows([item["audio_states"] for item in items])
+    for key in ("audio_features", "audio_states"):
+        if key in items[0]:
+            batch[key], batch["audio_mask"] = pad_rows([item[key] for item in items])
     if "video_features" in items[0]:
         batch["video_features"], batch["video_mask"] = pad_rows([item["video_features"] for item in items])
     return batch

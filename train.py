@@ -349,7 +349,7 @@ def compute_states(args, splits, state):
     Args: splits: of `read_lists`. state: PartialState.
     """
     utterances = [utterance for split in splits.values() for utterance in split]
-    check_utterances(utterances, "a", max_length=args.max_length, progress=state.is_local_main_process)
+    utterances, _ = check_utterances(utterances, "a", None, args.max_length, progress=state.is_local_main_process)
     layer = args.audio_layer
     if args.train_layers is not None:
         layer = describe_encoder(args).encoder_layers - args.train_layers
@@ -477,7 +477,8 @@ def build_run(args):
     accelerator = build_accelerator(args, model)
     loaders = {"batch_size": args.batch_size, "num_workers": args.num_workers, "max_length": args.max_length}
     loaders |= {"max_frames": args.max_frames, "normalize_audio": args.normalize_audio}
-    loaders |= {"audio_key": "audio_states" if args.train_layers is not None else "audio_features"}
+    loaders["audio_root"] = args.audio_root
+    loaders["audio_key"] = "audio_states" if args.train_layers is not None else "audio_features"
     train_loader, evaluation_loaders = build_dataloaders(
         splits.pop("train"),
         splits,

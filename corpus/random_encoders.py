@@ -1,8 +1,8 @@
 """Tiny encoders for a machine without GPU or pretrained weights.
 
-They have the architecture of WavLM, HuBERT, wav2vec 2.0, Whisper and CLIP at a few hundred thousand weights, all of them RANDOM: nothing was learnt.
-Their first layers are drawn as random band filters rather than white noise, because frozen random filters are then of
-more use; the rest is initialised at random too.
+They have the architecture of WavLM, HuBERT, wav2vec 2.0, Whisper and CLIP at a few hundred thousand weights, all of
+them RANDOM: nothing was learnt. First layers that stay frozen are drawn as random band filters rather than white noise,
+because frozen random filters are then of more use; the rest is initialised at random too.
 """
 
 import math

@@ -74,7 +74,7 @@ def main(argv=None):
     state = PartialState()
     configure_logging(state)
     utterances = read_sounds(args)
-    check_utterances(utterances, "a", max_length=args.max_length, progress=state.is_local_main_process)
+    utterances, _ = check_utterances(utterances, "a", None, args.max_length, progress=state.is_local_main_process)
     encoder = SpeechEncoder(args.audio_model, args.audio_layer, state.device, args.mixed_precision, args.max_length)
     extract_audio(args.out, encoder, utterances, state, args.normalize_audio, args.batch_size, args.num_workers)
 

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from corpus.random_encoders import make_clip, make_wavlm
+from corpus.random_encoders import make_clip, make_speech_encoder
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a suite that a shell started in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or no child of a test could be interrupted
@@ -14,7 +14,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a suite that a shell
 def tiny_wavlm(tmp_path_factory):
     """Folder of the demo's random WavLM checkpoint."""
     folder = tmp_path_factory.mktemp("wavlm")
-    make_wavlm(folder)
+    make_speech_encoder(folder, "wavlm")
     return str(folder)
 
 

@@ -11,7 +11,7 @@ from features.preprocessing import Preprocessing
 from model import FoalNet, FoalNetConfig
 from running.model_folder import load_model, write_model
 from running.records import checksum_weights
-from tests.tiny import LABELS, NO_DROPOUT, VIDEO_DIM, WAVLM, make_batch, write_wavlm
+from tiny import LABELS, NO_DROPOUT, VIDEO_DIM, WAVLM, make_batch, write_wavlm
 
 LARGE, BASE = {}, {"feat_extract_norm": "group", "do_stable_layer_norm": False, "conv_bias": False}
 DATA2VEC = {name: value for name, value in WAVLM.items() if name not in ("feat_extract_norm", "do_stable_layer_norm")}

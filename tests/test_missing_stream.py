@@ -41,7 +41,7 @@ def test_an_absent_stream_is_one_step_of_the_stand_in():
     torch.testing.assert_close(model(**without(pad(waves, videos), VIDEO)).logits, model(**one_frame).logits)
     states = model.absent_audio.expand(len(waves), 1, -1)
     mask = torch.ones(len(waves), 1, dtype=torch.bool)
-    one_step = {**without(pad(waves, videos), AUDIO), "audio_states": states, "audio_mask": mask}
+    one_step = {**without(pad(waves, videos), AUDIO), "audio_features": states, "audio_mask": mask}
     torch.testing.assert_close(model(**without(pad(waves, videos), AUDIO)).logits, model(**one_step).logits)
 
 

@@ -705,8 +705,15 @@ BAD_CHECKPOINTS = {
     "half the layers": (change_config(num_hidden_layers=1), r"holds \d+ weights of layers.*encoder.layers.1"),
     "twice the layers": (change_config(num_hidden_layers=4), r"lacks \d+ weights such as encoder.layers.2"),
     "another width": (change_config(hidden_size=64), r"shape.*\(32,\) where \(64,\) is expected"),
-    "wav2vec2": (change_config(model_type="wav2vec2"), "model_type 'wav2vec2'; only 'wavlm'"),
-    "hubert": (change_config(model_type="hubert"), "model_type 'hubert'; only 'wavlm'"),
+    "wav2vec2": (
+        change_config(model_type="wav2vec2"),
+        r"holds \d+ weights of layers that its config.json does not have",
+    ),
+    "bert": (change_config(model_type="bert"), "model_type 'bert'; accepted are wavlm, hubert, wav2vec2"),
+    "an adapter": (
+        change_config(add_adapter=True),
+        "says add_adapter True; encoders with such a part are not run here",
+    ),
     "NaN": (change_weights(lambda w: w["encoder.layer_norm.bias"].fill_(torch.nan)), "NaN.*encoder.layer_norm.bias"),
     "a pickle of 0 bytes": (pickle_weights(lambda folder: b""), "damaged: EOFError"),
     "a malicious pickle": (pickle_weights(lambda folder: pickle.dumps(Malicious(folder / "ran"))), "more than tensors"),

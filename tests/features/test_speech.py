@@ -4,18 +4,24 @@ import logging
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile as sf
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
+from test_encoders import write_encoder
 from transformers import WavLMModel
 
 import train
+from dataloader import read_audio, read_scp_lines
+from encoders import encode
 from model import FoalNet
 from running.errors import InputError
+from running.model_folder import load_model
 from running.records import read_json
-from tiny import build_model, make_batch, write_corpus, write_wavlm
-from wavlm import encode
+from scripts import extract_audio, merge_adapters
+from tiny import make_batch, write_corpus, write_wavlm
 
 
 @pytest.fixture(autouse=True)
@@ -26,29 +32,167 @@ def fresh_state():
     logging.getLogger("foalnet").handlers.clear()
 
 
-def test_states_take_the_place_of_the_waveform():
-    model = build_model(freeze_encoder=True).train()
-    batch = make_batch([0, 1, 2, 0, 1])
-    states, mask = encode(model.wavlm, batch["input_values"], batch["attention_mask"].sum(1).tolist())
-    cached = {key: batch[key] for key in ("video_features", "video_mask", "labels")}
-    losses = []
-    for inputs in (batch, {**cached, "audio_states": states, "audio_mask": mask}):
-        model.zero_grad()
-        loss = model(**inputs, seed=0).loss
-        loss.backward()
-        losses.append((loss.detach(), model.a2v[0].w_k.weight.grad.clone()))
-        assert all(parameter.grad is None for parameter in model.wavlm.parameters())
-    torch.testing.assert_close(losses[0], losses[1])
+def flags_of(corpus, *flags):
+    lists = [f"--train_src={corpus}/train.scp", f"--valid_src={corpus}/valid.scp", f"--video_root={corpus}/features"]
+    return [*lists, "--num_workers=0", "--epochs=2", *flags]
+
+
+def run(corpus, *flags):
+    result = train.main(flags_of(corpus, *flags))
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    return result
+
+
+@pytest.mark.parametrize("family", ["wavlm", "hubert, base", "whisper"])
+def test_ready_features_are_the_frozen_encoder_to_the_last_bit(family, tmp_path, monkeypatch):
+    """scripts.extract_audio and --audio_root, in one folder, and --freeze_encoder in another."""
+    corpus, encoder = write_corpus(tmp_path / "corpus", train=12, valid=5), write_encoder(tmp_path / "encoder", family)
+    shared = [f"--audio_model={encoder}", "--max_length=0.25", "--audio_layer=mean"]
+    frozen = run(corpus, *shared, "--freeze_encoder", f"--audio_root={tmp_path}/a", f"--save_root={tmp_path}/frozen")
+    lists = [f"{corpus}/train.scp", f"{corpus}/valid.scp"]
+    extract_audio.main(["--lists", *lists, "--out", f"{tmp_path}/b", *shared, "--num_workers=0"])
+    AcceleratorState._reset_state(True)
+    for path in (tmp_path / "a").glob("*.npy"):
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    assert read_json(tmp_path / "a" / "features.json") == read_json(tmp_path / "b" / "features.json")
+    ready = run(corpus, f"--audio_root={tmp_path}/b", "--max_length=0.25", f"--save_root={tmp_path}/ready")
+    names = {"predictions_valid.csv", "best/model.safetensors", "best/preprocessor_config.json"}
+    for name in names:
+        assert (tmp_path / "frozen" / name).read_bytes() == (tmp_path / "ready" / name).read_bytes(), name
+    assert frozen["loss"] == ready["loss"]
+    assert not any(key.startswith("wavlm") for key in FoalNet.from_pretrained(tmp_path / "ready" / "best").state_dict())
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_features_of_any_origin_width_and_rate(dtype, tmp_path):
+    """No sound is there at all; the model's audio stream is as wide as the features."""
+    corpus, rng = write_corpus(tmp_path / "corpus", train=12, valid=5), np.random.default_rng(0)
+    shutil.rmtree(corpus / "wav")
+    (corpus / "emotion2vec").mkdir()
+    for path in (corpus / "features").glob("*.npy"):
+        np.save(corpus / "emotion2vec" / path.name, rng.normal(size=(rng.integers(1, 30), 20)).astype(dtype))
+    result = run(corpus, f"--audio_root={corpus}/emotion2vec", f"--save_root={tmp_path}/run")
+    model = FoalNet.from_pretrained(tmp_path / "run" / "best")
+    assert model.config.audio_dim == 20
+    assert model.encoder is None
+    assert result["utterances"] == 5
+    bad = corpus / "emotion2vec" / "valid_001.npy"
+    np.save(bad, np.full((4, 20), np.nan, dtype))
+    with pytest.raises(SystemExit) as stop:
+        run(corpus, f"--audio_root={corpus}/emotion2vec", f"--save_root={tmp_path}/other")
+    assert f"{bad}: row 0 holds NaN or infinity" in str(stop.value.__cause__)
+    bad.unlink()
+    with pytest.raises(SystemExit) as stop:
+        run(corpus, f"--audio_root={corpus}/emotion2vec", f"--save_root={tmp_path}/other")
+    assert "no features of valid_001" in str(stop.value.__cause__)
+
+
+def test_train_layers_trains_on_kept_states_and_leaves_a_whole_model(tmp_path):
+    corpus, encoder = write_corpus(tmp_path / "corpus", train=12, valid=5), write_wavlm(tmp_path / "encoder")
+    shared = [f"--audio_model={encoder}", "--train_layers=1", f"--audio_root={tmp_path}/states"]
+    run(corpus, *shared, f"--save_root={tmp_path}/run")
+    assert read_json(tmp_path / "states" / "features.json")["layer"] == 1
+    model, _ = load_model(tmp_path / "run" / "best")
+    before = WavLMModel.from_pretrained(encoder).state_dict()
+    moved = {name for name, w in model.encoder.state_dict().items() if not torch.equal(w, before[name])}
+    assert moved
+    assert all(name.startswith(("encoder.layers.1.", "encoder.layer_norm.")) for name in moved)
+    waveform = read_audio(read_scp_lines(corpus / "valid.scp")[0][2])
+    features = torch.from_numpy(np.load(corpus / "features" / "valid_000.npy").astype(np.float32))
+    with torch.no_grad():
+        logits = model(torch.from_numpy(waveform)[None], video_features=features[None]).logits
+    first = pd.read_csv(tmp_path / "run" / "predictions_valid.csv").iloc[0]
+    expected = first[[f"prob_{name}" for name in model.config.labels]].to_numpy(float)
+    np.testing.assert_allclose(logits.softmax(-1)[0].numpy(), expected, atol=1e-5)
+
+
+def test_adapters_train_resume_and_predict(tmp_path):
+    """The saved files are small, --resume ends with the same numbers, and the base is not saved again."""
+    corpus = write_corpus(tmp_path / "corpus", train=12, valid=5)
+    encoder = write_wavlm(tmp_path / "encoder", num_hidden_layers=8)
+    shared = [f"--audio_model={encoder}", "--lora_rank=2", "--batch_size=4", "--mem_weight=0"]
+    whole = run(corpus, *shared, f"--save_root={tmp_path}/whole")
+    base = (tmp_path / "encoder" / "model.safetensors").stat().st_size
+    saved = {p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole").rglob("*.safetensors")}
+    assert {str(path) for path in saved} >= {"best/model.safetensors", "best/adapter/adapter_model.safetensors"}
+    names = {n for n in load_file(tmp_path / "whole" / "last" / "model.safetensors") if n.startswith("wavlm.")}
+    assert names
+    assert all(".lora_" in name for name in names)
+    assert (tmp_path / "whole" / "best" / "adapter" / "adapter_model.safetensors").stat().st_size < base / 3
+    model, _ = load_model(tmp_path / "whole" / "best")
+    below = WavLMModel.from_pretrained(encoder).state_dict()
+    assert all(torch.equal(w, below[name]) for name, w in model.base_weights().items())
+
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.measure_gradients", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(corpus, *shared, "--save_every=1steps", f"--save_root={tmp_path}/stopped")
+    AcceleratorState._reset_state(True)
+    again = run(corpus, *shared, "--save_every=1steps", "--resume", f"--save_root={tmp_path}/stopped")
+    assert again["loss"] == whole["loss"]
+    merge_adapters.main([str(tmp_path / "whole"), str(tmp_path / "merged")])
+    merged, _ = load_model(tmp_path / "merged")
+    batch = make_batch([0, 1])
+    batch.pop("labels")
+    with torch.no_grad():
+        torch.testing.assert_close(merged(**batch).logits, model(**batch).logits, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--freeze_encoder", "--lora_rank=2"], "--freeze_encoder, --lora_rank: contradict"),
+        (["--freeze_encoder", "--train_layers=1"], "--freeze_encoder, --train_layers: contradict"),
+        (["--audio_root=x", "--lora_rank=2"], "--audio_root, --lora_rank: ready features have no encoder"),
+        (["--audio_root=x", "--audio_layer=1"], "--audio_root, --audio_layer: ready features have no encoder"),
+        (["--modality=v", "--train_layers=1"], "--train_layers: there is no speech encoder"),
+        (["--train_layers=0"], "--train_layers 0: must be"),
+        (["--train_layers=3"], "train_layers 3: a number from 1 to 2"),
+        (["--train_layers=1", "--audio_layer=weighted"], "needs the states of every layer"),
+        (["--audio_layer=9"], "audio_layer 9: last, mean, weighted, or a number from 1 to 2"),
+        (["--audio_layer=top"], "audio_layer top: last"),
+        (["--freeze_encoder", "--audio_layer=weighted"], "audio_layer weighted: is learnt"),
+        (["--freeze_encoder", "--audio_layer=9"], "audio_layer 9: last"),
+    ],
+)
+def test_flags_of_the_encoder_that_contradict_each_other(flags, message, tmp_path):
+    corpus, encoder = write_corpus(tmp_path / "corpus", train=8, valid=4), write_wavlm(tmp_path / "encoder")
+    more = [f"--audio_root={tmp_path}/states"] if flags[0] in ("--freeze_encoder", "--train_layers=1") else []
+    with pytest.raises(SystemExit) as stop:
+        run(corpus, f"--audio_model={encoder}", *more, f"--save_root={tmp_path}/run", *flags)
+    assert stop.value.code == 2
+    assert message in str(stop.value.__cause__)
+
+
+def test_whisper_takes_no_more_sound_than_it_has_positions_for(tmp_path):
+    corpus, encoder = (
+        write_corpus(tmp_path / "corpus", train=8, valid=4),
+        write_encoder(tmp_path / "encoder", "whisper"),
+    )
+    for more in ([], ["--freeze_encoder", f"--audio_root={tmp_path}/states"]):
+        with pytest.raises(SystemExit) as stop:
+            run(corpus, f"--audio_model={encoder}", "--max_length=2.5", f"--save_root={tmp_path}/run", *more)
+        assert "takes 2 s of sound, --max_length is 2.5" in str(stop.value.__cause__)
+        AcceleratorState._reset_state(True)
 
 
 def test_one_pass_serves_every_run_of_the_same_encoder(tmp_path, monkeypatch):
     corpus, wavlm = write_corpus(tmp_path / "corpus"), write_wavlm(tmp_path / "wavlm")
     encoded = []
-    monkeypatch.setattr("features.states.encode", lambda *args: encoded.append(len(args[1])) or encode(*args))
+
+    def count(*args, **options):
+        encoded.append(len(args[1]))
+        return encode(*args, **options)
+
+    monkeypatch.setattr("features.speech.encode", count)
 
     def run(name, *flags):
         fresh = [f"--train_src={corpus}/train.scp", f"--valid_src={corpus}/valid.scp", f"--audio_model={wavlm}"]
-        fresh += [f"--video_root={corpus}/features", f"--states_root={tmp_path}/states", "--num_workers=0"]
+        fresh += [f"--video_root={corpus}/features", f"--audio_root={tmp_path}/states", "--num_workers=0"]
         result = train.main([*fresh, f"--save_root={tmp_path}/{name}", "--epochs=2", "--freeze_encoder", *flags])
         AcceleratorState._reset_state(True)
         GradientState._reset_state()
@@ -60,11 +204,8 @@ def test_one_pass_serves_every_run_of_the_same_encoder(tmp_path, monkeypatch):
     assert sum(encoded) == 36 + 11, "the second run encoded again"
     assert first["confusion"] == second["confusion"]
     assert first["loss"] == second["loss"]
-    before = WavLMModel.from_pretrained(wavlm).state_dict()
-    after = FoalNet.from_pretrained(tmp_path / "first" / "best").wavlm.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before), "the frozen encoder moved"
     assert np.load(next((tmp_path / "states").glob("*.npy"))).dtype == np.float32
-    assert read_json(tmp_path / "states" / "states.json")["audio_model"] == wavlm
+    assert read_json(tmp_path / "states" / "features.json")["model"] == wavlm
     with pytest.raises(SystemExit) as stop:
         run("third", "--normalize_audio")
     assert stop.value.code == 2
@@ -78,7 +219,7 @@ def test_replaced_sounds_are_not_predicted_from_their_old_states(tmp_path, capsy
     def run(name):
         flags = [f"--train_src={corpus}/train.scp", f"--valid_src={corpus}/valid.scp", f"--audio_model={wavlm}"]
         flags += [f"--video_root={corpus}/features", "--num_workers=0", "--epochs=1", "--freeze_encoder"]
-        result = train.main([*flags, f"--states_root={tmp_path}/states", f"--save_root={tmp_path}/{name}"])
+        result = train.main([*flags, f"--audio_root={tmp_path}/states", f"--save_root={tmp_path}/{name}"])
         AcceleratorState._reset_state(True)
         GradientState._reset_state()
         return result["loss"]

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,15 +12,15 @@ import soundfile as sf
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
-import features.states
+import features.speech
 from dataloader import FoalDataset, Utterance
+from encoders import encode
 from features.sounds import judge_states, read_sounds
-from features.states import cache_states
+from features.speech import SpeechEncoder, extract_audio
 from running.errors import InputError
-from tiny import build_model
-from wavlm import encode
+from tiny import write_wavlm
 
-SETTINGS = {"audio_model": "tiny", "max_length": 6.0}
+LAST, FIRST = "last", 1  # layers
 
 
 @pytest.fixture(autouse=True)
@@ -42,13 +43,17 @@ def utterances(tmp_path):
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """Cache the states of some utterances; returns the number of those that went through the encoder."""
-    wavlm, encoded = build_model(modality="a").wavlm, []
-    monkeypatch.setattr("features.states.encode", lambda *args: encoded.append(len(args[1])) or encode(*args))
+    encoder, encoded = SpeechEncoder(write_wavlm(tmp_path / "wavlm")), []
 
-    def run(utterances, settings=SETTINGS, root=None, **options):
+    def count(*args, **options):
+        encoded.append(len(args[1]))
+        return encode(*args, **options)
+
+    monkeypatch.setattr("features.speech.encode", count)
+
+    def run(utterances, root=None):
         encoded.clear()
-        accelerator = Accelerator(cpu=True)
-        cache_states(root or tmp_path / "states", wavlm, utterances, settings, accelerator, 4, 0, **options)
+        extract_audio(root or tmp_path / "states", encoder, utterances, Accelerator(cpu=True), batch_size=4)
         return sum(encoded)
 
     return run
@@ -93,14 +98,14 @@ def test_an_interruption_loses_no_finished_state_and_keeps_no_stale_one(tmp_path
         write_sound(utterances[i].path, 10 + i)
     (tmp_path / "states" / ".u1.npy.1234.part").write_bytes(b"of a killed job")
 
-    def stop_at_the_second(*args, count=[]):  # noqa: B006
+    def stop_at_the_second(*args, count=[], **options):  # noqa: B006
         count.append(1)
         if len(count) == 2:
             raise KeyboardInterrupt
-        return encode(*args)
+        return encode(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("features.states.encode", stop_at_the_second)
+        patch.setattr("features.speech.encode", stop_at_the_second)
         with pytest.raises(KeyboardInterrupt):
             cache(utterances)
     assert cache(utterances) == 1, "a batch of 4 of the 5 was finished"
@@ -145,31 +150,42 @@ def test_nan_in_a_state_is_named_when_it_is_read(tmp_path, cache, utterances):
     states = np.load(path)
     states[3, 5] = np.nan
     np.save(path, states)
-    dataset = FoalDataset(utterances, "a", states_root=tmp_path / "states")
-    assert len(dataset[1]["audio_states"])
+    items = [replace(u, audio_features=tmp_path / "states" / f"{u.utt_id}.npy") for u in utterances]
+    dataset = FoalDataset(items, "a", audio_root=tmp_path / "states")
+    assert len(dataset[1]["audio_features"])
     with pytest.raises(InputError, match=f"^{re.escape(str(path))}: row 3 holds NaN or infinity"):
         dataset[2]
 
 
 def test_nan_out_of_the_encoder_is_named_and_not_kept(tmp_path, cache, utterances, monkeypatch):
-    def broken(*args):
-        states, mask = encode(*args)
+    def broken(*args, **options):
+        states, mask = encode(*args, **options)
         return states * np.nan, mask
 
-    monkeypatch.setattr("features.states.encode", broken)
-    with pytest.raises(InputError, match=r"^u\d: the states of WavLM hold NaN or infinity"):
+    monkeypatch.setattr("features.speech.encode", broken)
+    with pytest.raises(InputError, match=r"^u\d: its states hold NaN or infinity"):
         cache(utterances)
     assert not list((tmp_path / "states").glob("*.npy"))
+
+
+def test_features_of_unknown_origin_are_left_alone(tmp_path, cache, utterances):
+    """A folder of somebody's own features is no place to compute in, though the names are the same."""
+    (tmp_path / "states").mkdir()
+    mine = np.ones((5, 7), np.float32)
+    np.save(tmp_path / "states" / "u1.npy", mine)
+    with pytest.raises(InputError, match=r"u1.npy: features.json is missing, so these features may be anybody's"):
+        cache(utterances)
+    np.testing.assert_array_equal(np.load(tmp_path / "states" / "u1.npy"), mine)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '"x"', "null", "\0"])
 def test_a_broken_record_is_named(tmp_path, cache, utterances, content):
     cache(utterances)
-    (tmp_path / "states" / "states.json").write_text(content)
+    (tmp_path / "states" / "features.json").write_text(content)
     with pytest.raises(InputError) as error:
         cache(utterances)
     (line,) = str(error.value).splitlines()
-    assert line.startswith(f"{tmp_path / 'states' / 'states.json'}: not a JSON object")
+    assert line.startswith(f"{tmp_path / 'states' / 'features.json'}: not a JSON object")
 
 
 @pytest.mark.parametrize("content", [b"x\n", b"1 2 3\n", b"a b c d\n", b"\xff\n", b"1 2 3 u0 x\n", b"\n"])
@@ -186,28 +202,28 @@ def test_a_broken_index_is_named(tmp_path, cache, utterances, content):
 def test_a_root_that_is_a_file_is_named(tmp_path, cache, utterances):
     (tmp_path / "file").write_text("")
     for root in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InputError, match=rf"^--states_root {root}: no folder can be made there: "):
+        with pytest.raises(InputError, match=rf"^--audio_root {root}: no folder can be made there: "):
             cache(utterances, root=root)
 
 
-def run_job(folder, numbers, settings, queue):
+def run_job(folder, numbers, layer, queue):
     """One job of several that share the folder of states; slow, so that they meet."""
 
-    def slow(*args):
+    def slow(*args, **options):
         encoded.append(len(args[1]))
         time.sleep(0.2)
-        return encode(*args)
+        return encode(*args, **options)
 
     def judge_slowly(*args):
         time.sleep(0.4)  # so that each has looked before any has the lock
         return judge_states(*args)
 
-    encoded, features.states.encode, features.states.WAIT = [], slow, 0.02
-    features.states.judge_states = judge_slowly
+    encoded, features.speech.encode, features.speech.WAIT = [], slow, 0.02
+    features.speech.judge_states = judge_slowly
     items = [Utterance(f"u{i}", str(folder / f"u{i}.wav"), 0, duration=0.2) for i in numbers]
-    wavlm = build_model(modality="a").wavlm
     try:
-        cache_states(folder / "states", wavlm, items, settings, Accelerator(cpu=True), 1, 0)
+        encoder = SpeechEncoder(str(folder / "wavlm"), layer)
+        extract_audio(folder / "states", encoder, items, Accelerator(cpu=True), batch_size=1)
         queue.put(sum(encoded))
     except InputError as error:
         queue.put(str(error))
@@ -231,22 +247,22 @@ def start():
 
 
 def test_jobs_that_share_a_folder_compute_each_state_once(tmp_path, cache, utterances, start):
-    _, answers = start((tmp_path, [0, 1, 2, 3], SETTINGS), (tmp_path, [1, 2, 3, 4], SETTINGS))
+    _, answers = start((tmp_path, [0, 1, 2, 3], LAST), (tmp_path, [1, 2, 3, 4], LAST))
     assert sum(answers()) == 5
     assert set(read_sounds(tmp_path / "states")) == {f"u{i}" for i in range(5)}
     assert cache(utterances) == 0
 
 
-def test_a_job_of_another_encoder_does_not_slip_in_beside_one_that_computes(tmp_path, utterances, start):
+def test_a_job_of_another_encoder_does_not_slip_in_beside_one_that_computes(tmp_path, cache, utterances, start):
     numbers = list(range(5))
-    _, answers = start((tmp_path, numbers, {"audio_model": "one"}), (tmp_path, numbers, {"audio_model": "two"}))
+    _, answers = start((tmp_path, numbers, LAST), (tmp_path, numbers, FIRST))
     done, refused = sorted(answers(), key=lambda answer: isinstance(answer, str))
     assert done == 5
-    assert "holds states of another encoder: audio_model was" in refused
+    assert "holds states of another encoder: layer was" in refused
 
 
 def test_the_lock_of_a_killed_job_is_free(tmp_path, cache, utterances, start):
-    (job,), _ = start((tmp_path, [0, 1, 2, 3, 4], SETTINGS))
+    (job,), _ = start((tmp_path, [0, 1, 2, 3, 4], LAST))
     deadline = time.monotonic() + 60
     while not list((tmp_path / "states").glob("u*.npy")) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -100,7 +100,15 @@ def test_every_file_goes_to_the_hub_and_what_comes_back_answers(folder, tmp_path
         hub = huggingface_hub.HfApi(endpoint=f"http://127.0.0.1:{server.server_port}", token="none")
         hub.upload_folder(repo_id="me/foalnet", folder_path=folder)
         server.shutdown()
-    files = {"config.json", "model.safetensors", "model.py", "wavlm.py", "preprocessor_config.json", "README.md"}
+    files = {
+        "config.json",
+        "model.safetensors",
+        "model.py",
+        "encoders.py",
+        "wavlm.py",
+        "preprocessor_config.json",
+        "README.md",
+    }
     assert set(Hub.files) == files
     for name, content in Hub.files.items():
         (tmp_path / name).write_bytes(content)

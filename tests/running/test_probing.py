@@ -64,7 +64,7 @@ def frozen(corpus, tmp_path_factory):
     """Of the strict protocol on states from the disk, in bf16, on test.scp."""
     root = tmp_path_factory.mktemp("runs") / "frozen"
     lists = {"valid_src": corpus / "valid.scp", "test_src": corpus / "test.scp"}
-    flags = {"freeze_encoder": True, "states_root": root.parent / "states", "mixed_precision": "bf16"}
+    flags = {"freeze_encoder": True, "audio_root": root.parent / "states", "mixed_precision": "bf16"}
     return train_run(corpus, root, **lists, **flags, epochs=1)
 
 
@@ -152,7 +152,7 @@ def test_a_strict_run_is_probed_on_the_reported_list_in_its_precision_with_or_wi
     assert [line.split(",")[0] for line in text.splitlines()[1:]] == [u.utt_id for u in read_scp(corpus / "test.scp")]
     (run / "probe.json").unlink()
     args = json.loads((run / "args.json").read_text())
-    (run / "args.json").write_text(json.dumps({**args, "states_root": str(tmp_path / "absent")}))
+    (run / "args.json").write_text(json.dumps({**args, "audio_root": str(tmp_path / "absent")}))
     assert probe_run(run, CPU)
     assert (run / "probe.csv").read_text() == text
     about = json.loads((run / "probe.json").read_text())
