@@ -442,14 +442,14 @@ def test_a_sound_that_breaks_after_the_scan_is_one_line(capsys, corpus, run, tmp
         text = (corpus / f"{name}.scp").read_text().replace(str(corpus), str(tmp_path))
         (tmp_path / f"{name}.scp").write_text(text)
     shutil.copytree(corpus / "wav", tmp_path / "wav")
-    real = train.load_lists
+    real = train.check_lists
 
     def load_then_break(*args):
         loaded = real(*args)
         (tmp_path / "wav" / "valid_002 a.wav").write_bytes(b"")
         return loaded
 
-    monkeypatch.setattr(train, "load_lists", load_then_break)
+    monkeypatch.setattr(train, "check_lists", load_then_break)
     lists = {"train_src": tmp_path / "train.scp", "test_src": tmp_path / "valid.scp"}
     fail(capsys, lambda: run(num_workers=num_workers, **lists), "valid_002 a.wav")
 

@@ -81,7 +81,7 @@ def test_activations_are_what_a_real_forward_pass_keeps(wide, as_on_gpu):
     rehearsal = Rehearsal(make_args(), wide, WIDTH)
     with rehearsal.gpu as gpu:
         rehearsal.model.train()
-        loss = rehearsal.model(**rehearsal.draw_inputs(make_corpus().train[:4], False)).loss
+        loss = rehearsal.model(**rehearsal.draw_inputs(make_corpus().train[:4])).loss
         counted = gpu.live["activations"] + gpu.live["attention bias"]
     assert loss.is_cuda
     assert counted == pytest.approx(real, rel=0.1)
@@ -125,14 +125,28 @@ def test_suggestions_are_what_their_flags_take_and_fit(wide):
     assert checkpointed.flops["step"] > 1.05 * default.flops["step"]
     suggestions = dict(suggest(args, wide, corpus, default, default.bytes - 1))
     halves = "--batch_size 6 --gradient_accumulation_steps 2"
-    assert list(suggestions) == ["--gradient_checkpointing", halves, "--freeze_encoder"]
+    assert list(suggestions) == ["--gradient_checkpointing", halves, "--lora_rank 8", "--freeze_encoder"]
     assert suggestions["--gradient_checkpointing"] == checkpointed.bytes
     assert max(suggestions.values()) < default.bytes
-    smallest, limit, too_large = sorted(suggestions.values())
+    smallest, *_, limit, too_large = sorted(suggestions.values())
     tighter = dict(suggest(args, wide, corpus, default, limit))
     assert max(tighter.values()) == limit < too_large
     assert tighter["--freeze_encoder"] == smallest
     assert suggest(args, wide, corpus, default, 1) == [("--freeze_encoder", smallest)]
+
+
+def test_parts_that_are_not_trained_cost_no_moments_and_their_states_are_counted_once(wide):
+    whole, lora, upper = count(wide), count(wide, "--lora_rank=2"), count(wide, "--train_layers=1")
+    model = FoalNet(Rehearsal(make_args("--lora_rank=2"), wide, WIDTH).model.config)
+    for needs in (lora, upper):
+        assert needs.step["moments"] == pytest.approx(2 * needs.trained, rel=0.1)
+        assert needs.bytes < whole.bytes
+    assert lora.trained == sum(p.nbytes for p in model.parameters() if p.requires_grad) < whole.trained
+    assert lora.weights > whole.weights
+    assert upper.weights == whole.weights
+    assert upper.flops["step"] < whole.flops["step"] / 1.4
+    assert "states of the encoder" in upper.others
+    assert "states of the encoder" not in lora.others
 
 
 def test_a_grouped_convolution_counts_its_groups():

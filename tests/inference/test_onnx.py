@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score
+from test_encoders import train_adapters, write_encoder
 
 import wavlm
 from features.preprocessing import Preprocessing
 from inference import onnx_graph
 from inference.onnx_graph import ExportableFoalNet, export_checkpoint, open_graph, run_graph
-from model import FoalNet
+from model import FoalNet, FoalNetConfig
+from running.errors import InputError
 from running.model_folder import write_model
 from running.records import checksum_weights
 from scripts import export_onnx
@@ -26,6 +28,8 @@ MODELS = {  # large weights, so that a wrong frame shows in the logits
     "max": {"pooling": "max"},
     "base": {"wavlm": BASE},
     "dropped": {"modality_dropout": 0.3},
+    "weighted": {"audio_layer": "weighted"},
+    "first": {"audio_layer": 1},
 }
 PREPROCESSING = Preprocessing(5.5, 150, clip={"model": "é", "rows": [1, 2]})
 
@@ -55,12 +59,14 @@ def exported(checkpoints, tmp_path_factory):
 
 def keep_streams(batch, modality):
     """The entries of a batch that a graph of this modality takes."""
-    return {name: batch[name] for stream in modality for name in onnx_graph.NAMES[stream]}
+    names = {"a": ("input_values", "attention_mask"), "v": ("video_features", "video_mask")}
+    return {name: batch[name] for stream in modality for name in names[stream]}
 
 
 @pytest.mark.parametrize(
     ("name", "modality"),
-    [("av", "av"), ("a", "a"), ("v", "v"), ("max", "av"), ("base", "av"), ("dropped", "a"), ("dropped", "v")],
+    [("av", "av"), ("a", "a"), ("v", "v"), ("max", "av"), ("base", "av"), ("dropped", "a"), ("dropped", "v")]
+    + [("weighted", "av"), ("first", "av")],
 )
 def test_the_file_is_the_model_at_lengths_that_were_not_traced(checkpoints, tmp_path, name, modality):
     import onnx
@@ -82,6 +88,28 @@ def test_the_file_is_the_model_at_lengths_that_were_not_traced(checkpoints, tmp_
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
         expected = (expected / MODELS[name].get("calibration_temperature", 1.0)).softmax(-1)
         np.testing.assert_allclose(probabilities, expected, rtol=0, atol=1e-4)
+
+
+def test_a_graph_of_other_encoders_of_adapters_and_of_ready_features(checkpoints, tmp_path):
+    batch, config = make_batch([0, 1, 2], samples=(700, 9000)), {"video_dim": VIDEO_DIM, "embed_dim": 16}
+    ready = FoalNet(FoalNetConfig(audio_dim=20, initializer_range=0.2, **config)).eval()
+    hubert = FoalNet.from_encoder(write_encoder(tmp_path / "hubert", "hubert"), initializer_range=0.2, **config).eval()
+    adapted = train_adapters(write_encoder(tmp_path / "wavlm", "wavlm"), initializer_range=0.2)
+    features = {"audio_features": torch.randn(3, 9, 20), "audio_mask": torch.arange(9) < torch.tensor([[9], [4], [1]])}
+    for name, model in (("ready", ready), ("hubert", hubert), ("adapted", adapted)):
+        write_model(tmp_path / "best" / name, model, PREPROCESSING)
+        export_checkpoint(tmp_path / "best" / name, tmp_path / f"{name}.onnx")
+        inputs = keep_streams(batch, "av")
+        if name == "ready":
+            inputs = {**keep_streams(batch, "v"), **features}
+        with torch.no_grad():
+            expected = model(**inputs).logits
+        logits, _ = run_graph(open_graph(tmp_path / f"{name}.onnx"), inputs)
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+    whisper = FoalNet.from_encoder(write_encoder(tmp_path / "whisper", "whisper"), **config)
+    write_model(tmp_path / "best" / "whisper", whisper, PREPROCESSING)
+    with pytest.raises(InputError, match="whisper: no graph is made of it"):
+        export_checkpoint(tmp_path / "best" / "whisper", tmp_path / "whisper.onnx")
 
 
 @pytest.mark.parametrize("name", ["av", "base"])
@@ -172,7 +200,7 @@ def test_two_graphs_are_compared_by_ua(checkpoints, exported, tmp_path):
     """Of two models, which differ more than two precisions."""
     corpus = write_corpus(tmp_path / "corpus", train=1, valid=24, test=1)
     models = [FoalNet.from_pretrained(checkpoints / name).eval() for name in ("av", "max")]
-    arguments = corpus / "valid.scp", corpus / "features", {}, models[0].config, "av", PREPROCESSING
+    arguments = corpus / "valid.scp", corpus / "features", None, {}, models[0].config, "av", PREPROCESSING
     loader = onnx_graph.load_list(*arguments)
     onnx_graph.write_graph(models[1], "av", tmp_path / "max.onnx")
     labels = [int(batch["labels"]) for batch in loader]

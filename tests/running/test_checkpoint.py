@@ -26,11 +26,17 @@ ALONE = SimpleNamespace(
 )
 
 
+class Little(torch.nn.Sequential):
+    """A network that saves all its weights."""
+
+    own_state_dict, load_own_state_dict = torch.nn.Module.state_dict, torch.nn.Module.load_state_dict
+
+
 def build_state(seed=0):
     """A little training that has made three steps."""
     torch.manual_seed(seed)
     np.random.seed(seed)
-    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 2))
+    model = Little(torch.nn.Linear(3, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
     state = TrainingState(ALONE, model, optimizer, scheduler, save_model=None)

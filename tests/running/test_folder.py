@@ -36,6 +36,7 @@ class Training:
     def __init__(self, root, lists):
         accelerator = Accelerator(cpu=True)
         self.model = torch.nn.Linear(1, 1, bias=False)
+        self.model.own_state_dict, self.model.load_own_state_dict = self.model.state_dict, self.model.load_state_dict
         optimizer = torch.optim.AdamW(self.model.parameters())
         self.model.weight.grad = torch.ones(1, 1)
         optimizer.step()

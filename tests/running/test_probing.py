@@ -145,7 +145,7 @@ def test_a_model_of_one_stream_loses_nothing_by_the_other(corpus, stream):
     assert table.to_dict() == expected
 
 
-def test_a_strict_run_is_probed_on_the_reported_list_in_its_precision_with_or_without_states(corpus, frozen, tmp_path):
+def test_a_strict_run_is_probed_on_the_reported_list_in_its_precision(corpus, frozen, tmp_path):
     run = shutil.copytree(frozen, tmp_path / "frozen")
     assert probe_run(run, CPU)
     text = (run / "probe.csv").read_text()
@@ -153,13 +153,15 @@ def test_a_strict_run_is_probed_on_the_reported_list_in_its_precision_with_or_wi
     (run / "probe.json").unlink()
     args = json.loads((run / "args.json").read_text())
     (run / "args.json").write_text(json.dumps({**args, "audio_root": str(tmp_path / "absent")}))
+    with pytest.raises(InputError, match="absent: no such folder"):
+        probe_run(run, CPU)
+    (run / "args.json").write_text(json.dumps(args))
     assert probe_run(run, CPU)
     assert (run / "probe.csv").read_text() == text
     about = json.loads((run / "probe.json").read_text())
     assert (about["mixed_precision"], about["precision"], about["differing"]) == ("auto", "bf16", 0)
     states = np.load(frozen.parent / "states" / "test_000.npy")
     np.save(frozen.parent / "states" / "test_000.npy", states * np.nan)
-    (run / "args.json").write_text(json.dumps(args))
     with pytest.raises(InputError, match="NaN"):
         probe_run(run, CPU, seed=1)
     np.save(frozen.parent / "states" / "test_000.npy", states)
