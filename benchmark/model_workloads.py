@@ -17,6 +17,7 @@ from running.precision import choose_precision
 
 WORKLOADS = ("train", "options", "eval")
 FRAME_RATE = 30
+TRAINED_LAYERS, LORA_RANK = 6, 8  # of --train_layers and --lora_rank
 SIZES = {  # fields of WavLMConfig; large and base are the published shapes
     "tiny": {
         "hidden_size": 64,
@@ -95,31 +96,48 @@ def build_model_arms(workload, size, video_dim, durations, device):
     ]
     if auto != "no":
         ways.append((f"ours, {auto}", FoalNet, inputs, auto))
-    weights = sum(parameter.nbytes for parameter in model.parameters())
+    weights = count_weights(model)
     if workload == "eval":
         return [Arm(name, make_eval(model, *way, device), way[-1], weights=weights) for name, *way in ways]
     ours = build_optimizer(model, 1e-5, 0.01)
-    if workload == "options":
-        return build_option_arms(model, inputs, auto, device, ours, weights)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizers = {StockFoalNet: torch.optim.AdamW(trainable, lr=1e-5), FoalNet: ours}
-    return [
+    arms = [
         Arm(name, make_train(model, *way, device, optimizer), way[-1], optimizer.state.clear, weights)
         for name, *way in ways
         for optimizer in [optimizers[way[0]]]
     ]
+    return arms if workload == "train" else build_option_arms(arms[0], model, size, inputs, auto, device, ours)
 
 
-def build_option_arms(model, inputs, precision, device, optimizer, weights):
-    """The training step with the flags of train.py that trade time for memory, or the encoder for time."""
+def build_option_arms(stock, model, size, inputs, precision, device, optimizer):
+    """The training step with the flags of train.py that trade time for memory, or the encoder for time; first stock.
+
+    Args: stock: Arm. size: of SIZES. The others of the default arm.
+    """
     default = (model, FoalNet, inputs, precision, device, optimizer)
-    runs = {
-        "default": make_train(*default),
-        "--gradient_checkpointing": make_train(*default, checkpointing=True),
-        "--gradient_accumulation_steps 4": make_train(*default, passes=4),
-        "--freeze_encoder": make_train(model, FoalNet, encode_batch(model, inputs), *default[3:]),
-    }
-    return [Arm(name, run, precision, optimizer.state.clear, weights) for name, run in runs.items()]
+    arms = [stock, Arm("default", make_train(*default), precision, optimizer.state.clear, count_weights(model))]
+    for name, options in (("checkpointing", {"checkpointing": True}), ("accumulation_steps 4", {"passes": 4})):
+        run = make_train(*default, **options)
+        arms.append(Arm(f"--gradient_{name}", run, precision, optimizer.state.clear, count_weights(model)))
+    layers = min(TRAINED_LAYERS, SIZES[size]["num_hidden_layers"])
+    ready = encode_batch(model, inputs)
+    below = {"audio_states" if name == "audio_features" else name: value for name, value in ready.items()}
+    for name, fields, batch in (
+        (f"--lora_rank {LORA_RANK}", {"lora_rank": LORA_RANK}, inputs),
+        (f"--train_layers {layers}", {"train_layers": layers}, below),
+        ("--freeze_encoder", {"wavlm": None, "audio_dim": model.config.audio_dim}, ready),
+    ):
+        fields = {"wavlm": {**SHARED, **SIZES[size]}, "video_dim": model.config.video_dim, **fields}
+        variant = FoalNet(FoalNetConfig(**fields)).to(device)
+        own = build_optimizer(variant, 1e-5, 0.01)
+        run = make_train(variant, FoalNet, batch, precision, device, own)
+        arms.append(Arm(name, run, precision, own.state.clear, count_weights(variant)))
+    return arms
+
+
+def count_weights(model):
+    return sum(parameter.nbytes for parameter in model.parameters())
 
 
 @torch.no_grad()
@@ -141,7 +159,9 @@ def make_train(model, kind, batch, precision, device, optimizer, checkpointing=F
 
     def run():
         model.__class__ = kind
-        find_holder(model.encoder).gradient_checkpointing, model.encoder_passes = checkpointing, passes
+        model.encoder_passes = passes
+        if model.encoder is not None:
+            find_holder(model.encoder).gradient_checkpointing = checkpointing
         model.train()
         with autocast(precision, device):
             loss = model(**batch).loss

@@ -16,6 +16,8 @@ from transformers import WavLMModel
 import train
 from dataloader import read_audio, read_scp_lines
 from encoders import encode
+from inference.predictor import FoalPredictor
+from inference.sources import Source
 from model import FoalNet
 from running.errors import InputError
 from running.model_folder import load_model
@@ -62,6 +64,30 @@ def test_ready_features_are_the_frozen_encoder_to_the_last_bit(family, tmp_path,
         assert (tmp_path / "frozen" / name).read_bytes() == (tmp_path / "ready" / name).read_bytes(), name
     assert frozen["loss"] == ready["loss"]
     assert not any(key.startswith("wavlm") for key in FoalNet.from_pretrained(tmp_path / "ready" / "best").state_dict())
+
+
+def test_a_model_of_ready_features_answers_for_sounds_when_it_knows_their_encoder(tmp_path):
+    """predict.py computes the features by the recorded encoder; for those of unknown origin it says why it can't."""
+    corpus, encoder = write_corpus(tmp_path / "corpus", train=12, valid=5), write_encoder(tmp_path / "hubert", "hubert")
+    shared = [f"--audio_model={encoder}", "--normalize_audio", "--audio_layer=1", f"--audio_root={tmp_path}/states"]
+    run(corpus, *shared, "--freeze_encoder", f"--save_root={tmp_path}/run")
+    table = pd.read_csv(tmp_path / "run" / "predictions_valid.csv")
+    sources = [
+        Source(utt_id, path, features=str(corpus / "features" / f"{utt_id}.npy"))
+        for _, utt_id, path, _ in read_scp_lines(corpus / "valid.scp")
+    ]
+    predictor = FoalPredictor.from_pretrained(tmp_path / "run", cpu=True)
+    answers = predictor.predict(sources)
+    expected = table[[f"prob_{name}" for name in predictor.labels]].to_numpy()
+    np.testing.assert_allclose([answer.probabilities for answer in answers], expected, atol=2e-6)
+
+    write_encoder(tmp_path / "hubert", "hubert", seed=1)
+    with pytest.raises(InputError, match=r"--audio_model .*hubert: its weights have the CRC-32"):
+        FoalPredictor.from_pretrained(tmp_path / "run", cpu=True).predict(sources)
+    (tmp_path / "states" / "features.json").unlink()
+    run(corpus, "--normalize_audio", f"--audio_root={tmp_path}/states", f"--save_root={tmp_path}/unknown")
+    with pytest.raises(InputError, match="do not say how they were made, so it can't answer for sounds"):
+        FoalPredictor.from_pretrained(tmp_path / "unknown", cpu=True).predict(sources)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
