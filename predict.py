@@ -66,7 +66,11 @@ def build_parser():
     data.add_argument("--video_root", help="folder of ready video features, <name of the source>.npy")
     data.add_argument("--rows", default="", metavar="A:B", help="picture rows A <= row < B (default: as in training)")
     data.add_argument("--crop", choices=("full", "left", "right"), help="part of the picture (default: as in training)")
-    data.add_argument("--clip_model", help="folder or hub id of the CLIP of the training (default: the recorded one)")
+    data.add_argument(
+        "--image_model",
+        "--clip_model",
+        help="folder or hub id of the picture encoder of the training (default: the recorded one)",
+    )
 
     run = parser.add_argument_group("run")
     run.add_argument("--batch_size", type=int, default=16, help="windows through the network at a time")
@@ -136,7 +140,7 @@ def main(argv=None):
         sources = add_features(sources, args.video_root)
     predictor = FoalPredictor.from_pretrained(
         args.checkpoint,
-        clip_model=args.clip_model,
+        image_model=args.image_model,
         rows=args.rows,
         crop=args.crop,
         way=args.long,

@@ -1,7 +1,7 @@
-"""The run over a corpus: manifest -> videos shared out -> frames -> CLIP -> one file an utterance.
+"""The run over a corpus: manifest -> videos shared out -> frames -> encoder -> one file an utterance.
 
 Batches cross clips and videos. Finished utterances are skipped, so an interrupted run continues where it stopped.
-Sources: Radford et al. 2021 (CLIP); Li et al. 2024 (CLIP ViT-L/14 frames as the video stream).
+Sources: Li et al. 2024 (CLIP ViT-L/14 frames as the video stream).
 """
 
 import logging
@@ -15,9 +15,17 @@ import numpy as np
 from accelerate.utils import gather_object
 
 from corpus.manifest import read_manifest
-from features.clip import DTYPES, ClipEncoder, choose_dtype, fetch_later, load_clip
 from features.decoding import Finished, Frame
 from features.loading import build_frame_loader, group_by_video, share_videos
+from features.picture_encoders import (
+    DTYPES,
+    PictureEncoder,
+    choose_dtype,
+    fetch_later,
+    find_family,
+    find_width,
+    load_picture_encoder,
+)
 from features.preparing import FramePreparer
 from features.store import (
     FeatureWriter,
@@ -38,7 +46,7 @@ logger = logging.getLogger("foalnet")
 def extract_features(
     manifest,
     out,
-    clip_model,
+    image_model,
     rows=None,
     frame_stride=1,
     max_frames=0,
@@ -53,7 +61,7 @@ def extract_features(
     Args:
         manifest: csv file, see corpus/manifest.py.
         out: folder.
-        clip_model: folder or hub id of a CLIP checkpoint.
+        image_model: folder or hub id of a picture encoder, see `load_picture_encoder`.
         rows: (first, last + 1) picture rows to keep, or None for all.
         frame_stride: keep every Nth frame of an utterance.
         max_frames: frames kept of an utterance, the first; 0 = all.
@@ -66,14 +74,15 @@ def extract_features(
     """
     table = read_manifest(manifest)
     check_videos(table)
-    model, processor = load_clip(clip_model)
+    model, processor = load_picture_encoder(image_model)
     prepare = FramePreparer(processor, rows)
     state = join_processes(cpu, timeout=timedelta(days=7))  # a process may be done long before the others
     mixed_precision = choose_dtype(mixed_precision, state.device)
     settings = {
-        "model": clip_model,
+        "model": image_model,
+        "model_type": find_family(model.config),
         "weights_crc32": checksum_weights(model),
-        "dim": model.config.projection_dim,
+        "dim": find_width(model.config),
         "frame_stride": frame_stride,
         "max_frames": max_frames,
         "rows": list(rows) if rows else None,
@@ -91,7 +100,7 @@ def extract_features(
     state.wait_for_everyone()
 
     videos = group_by_video(table[~table["id"].isin(finished)])
-    encoder = ClipEncoder(model, processor, state.device, DTYPES[mixed_precision])
+    encoder = PictureEncoder(model, processor, state.device, DTYPES[mixed_precision])
     writer = FeatureWriter(out, np.float16 if half else np.float32)
     cutting = {"frame_stride": frame_stride, "max_frames": max_frames}
     reports = extract_share(videos, prepare, encoder, writer, batch_size, num_workers, state, **cutting)
@@ -135,7 +144,7 @@ def extract_share(videos, prepare, encoder, writer, batch_size, num_workers, sta
     cores = max(1, len(os.sched_getaffinity(0)) // state.num_processes)
     loader = build_frame_loader(share, prepare, num_workers, 4 * batch_size, cores, **cutting)
     total = sum(len(clips) for _, clips in share)
-    with progress_bar(total=total, unit="utt", desc="CLIP", disable=not state.is_main_process) as bar:
+    with progress_bar(total=total, unit="utt", desc="Pictures", disable=not state.is_main_process) as bar:
         frames = 0
 
         def progress(n_frames, n_utterances):
@@ -179,7 +188,7 @@ def encode_frames(chunks, encoder, writer, batch_size, progress=None):
     The rows of a batch are fetched from the device while the next batch is computed.
 
     Args:
-        chunks: of a frame loader. encoder: ClipEncoder. writer: FeatureWriter or FeatureCollector.
+        chunks: of a frame loader. encoder: PictureEncoder. writer: FeatureWriter or FeatureCollector.
         batch_size: frames. progress: function of the frames and the utterances that are done since it was called.
     Returns: list of VideoReport.
     """

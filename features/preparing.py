@@ -1,25 +1,26 @@
-"""A decoded picture -> the pixels that CLIP sees: the rows and the half of it that are wanted, resized and cropped.
+"""A decoded picture -> the pixels that an encoder sees: the rows and the part of it that are wanted, resized.
 
-As transformers' CLIP image processor does it (bicubic, shortest edge, centre crop), with Pillow, frame by frame.
+As transformers' image processors do it (to the shortest edge and a centre crop, or to a square), with Pillow.
 """
 
 import numpy as np
 from PIL import Image
+from transformers.image_utils import SizeDict
 
 from running.errors import InputError
 
 
 class FramePreparer:
-    """Crop, resize and centre-crop a frame as the CLIP image processor does, up to but without the normalisation.
+    """Crop, resize and centre-crop a frame as an image processor of transformers does, up to the normalisation.
 
     Args:
-        processor: a CLIPImageProcessorPil; its resize and crop sizes are used.
+        processor: with Pillow, such as CLIPImageProcessorPil; its resize and crop sizes are used.
         rows: (first, last + 1) picture rows to keep, or None for all.
     Raises: InputError for a processor that does not resize and crop to one fixed size.
     """
 
     def __init__(self, processor, rows=None):
-        size, crop = processor.size, processor.crop_size
+        size, crop = processor.size, processor.crop_size or SizeDict()
         self.resample, self.rows, self.edge = processor.resample, rows, size.shortest_edge
         fixed = (size.height, size.width)
         self.size = (crop.height, crop.width) if processor.do_center_crop else fixed

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataloader import SAMPLE_RATE
-from features.store import SETTINGS_FILE
+from features.store import SETTINGS_FILE, read_record
 from running.errors import InputError
 from running.records import read_json, write_json
 
 logger = logging.getLogger("foalnet")
 
 PREPROCESSING_FILE = "preprocessor_config.json"
-CLIP_KEYS = "model weights_crc32 dim rows crop frame_stride frame_rate max_frames picture_size".split()
+CLIP_KEYS = "model model_type weights_crc32 dim rows crop frame_stride frame_rate max_frames picture_size".split()
 CLIP_KEYS += ["dtype", "mixed_precision"]
 EXTRACTOR = {
     "feature_extractor_type": "Wav2Vec2FeatureExtractor",
@@ -74,7 +74,7 @@ def describe_clip(utterances):
     for folder in folders:
         for place in (Path(folder), Path(folder).parent):
             if (place / SETTINGS_FILE).is_file():
-                record = read_json(place / SETTINGS_FILE)
+                record = read_record(place / SETTINGS_FILE)
                 found[json.dumps({key: record.get(key) for key in CLIP_KEYS}, sort_keys=True)] = place
                 break
         else:

@@ -4,7 +4,6 @@ A file is there whole or not at all, so the files that are there are the utteran
 """
 
 import contextlib
-import json
 import logging
 import time
 from collections import Counter, defaultdict
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from running.errors import InputError, join_problems
-from running.records import write_array, write_json
+from running.records import read_json, write_array, write_json
 
 logger = logging.getLogger("foalnet")
 
@@ -73,6 +72,14 @@ def describe_sources(table):
     }
 
 
+def read_record(path):
+    """features.json as a dict; one that does not say of which type its encoder is, is of CLIP. Raises: InputError."""
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: not a JSON object")
+    return {"model_type": "clip", **record}
+
+
 def compare_settings(out, settings, sources, finished):
     """Refuse to mix features of different settings in one folder.
 
@@ -89,10 +96,7 @@ def compare_settings(out, settings, sources, finished):
         if finished:
             raise InputError(f"{path}: missing, but {out} holds features ({finished[0]}.npy ...); use another --out")
         return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not a JSON file: {error}") from error
+    record = read_record(path)
     problems = [
         f"{path}: {key} is {record.get(key)!r}, asked for {value!r}; use another --out"
         for key, value in settings.items()

@@ -158,7 +158,7 @@ class Loader:
 
     Args:
         modality, video_dim: of the model. preprocessing: Preprocessing. assumptions: Assumptions.
-        encoder: function of picture rows or None that gives (ClipEncoder, FramePreparer).
+        encoder: function of picture rows or None that gives (PictureEncoder, FramePreparer).
         way, overlap: of `cut_source`. frames_batch: frames through CLIP at a time. num_workers: that decode videos.
     """
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dataloader import SAMPLE_RATE, normalize_waveform, pad_rows, resample
-from features.clip import DTYPES, ClipEncoder, choose_dtype, load_clip
+from features.picture_encoders import DTYPES, PictureEncoder, choose_dtype, find_width, load_picture_encoder
 from features.preparing import FramePreparer
 from inference.answers import STREAM_NAMES, Prediction, Window
 from inference.loading import Assumptions, Loaded, Loader
@@ -36,7 +36,7 @@ class FoalPredictor:
 
     Args:
         model: FoalNet. preprocessing: Preprocessing that it was trained with.
-        clip_model: folder or hub id of CLIP; None: the recorded one. Its weights have to be the recorded ones.
+        image_model: folder or hub id of the picture encoder; None: the recorded one. Its weights have to be the same.
         rows, crop: part of the pictures, (first, last + 1) and `full`, `left`, `right`; None: see Assumptions.
         way, overlap: of `cut_source`, for sources longer than the model takes.
         strict: refuse a source that lacks a stream of the model.
@@ -49,7 +49,7 @@ class FoalPredictor:
         self,
         model,
         preprocessing,
-        clip_model=None,
+        image_model=None,
         rows=None,
         crop=None,
         way="windows",
@@ -63,7 +63,7 @@ class FoalPredictor:
     ):
         self.device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
         self.model, self.preprocessing, self.strict = model.to(self.device).eval(), preprocessing, strict
-        self.clip_model, self.folder = clip_model, folder
+        self.image_model, self.folder = image_model, folder
         self.temperature = model.config.calibration_temperature if calibrated else 1.0
         config = model.config
         width = config.video_dim if config.wavlm is None else config.wavlm.hidden_size
@@ -89,36 +89,36 @@ class FoalPredictor:
 
     @functools.cached_property
     def clip(self):
-        """(ClipEncoder, processor) of the CLIP that the training features were made with. Raises: InputError."""
+        """(PictureEncoder, processor) that the training features were made with. Raises: InputError."""
         recorded = self.preprocessing.clip
-        name = self.clip_model or self.find_clip((recorded or {}).get("model"))
+        name = self.image_model or self.find_clip((recorded or {}).get("model"))
         if not name:
             raise InputError(
-                "the checkpoint does not know how its video features were made; --clip_model names the CLIP, or "
+                "the checkpoint does not know how its video features were made; --image_model names the encoder, or "
                 "--video_root a folder of such features"
             )
-        network, processor = load_clip(name)
-        found, width = checksum_weights(network), network.config.projection_dim
+        network, processor = load_picture_encoder(name)
+        found, width = checksum_weights(network), find_width(network.config)
         if recorded and recorded.get("weights_crc32") not in (None, found):
             raise InputError(
-                f"--clip_model {name}: its weights have the CRC-32 {found}; the model was trained on features of "
+                f"--image_model {name}: its weights have the CRC-32 {found}; the model was trained on features of "
                 f"{recorded['model']} with {recorded['weights_crc32']}"
             )
         if width != self.model.config.video_dim:
             needed = self.model.config.video_dim
-            raise InputError(f"--clip_model {name}: gives {width} numbers a frame, the model takes {needed}")
+            raise InputError(f"--image_model {name}: gives {width} numbers a frame, the model takes {needed}")
         exact = (recorded or {}).get("mixed_precision") == "no"
         dtype = DTYPES["no" if exact else choose_dtype("auto", self.device)]
-        return ClipEncoder(network, processor, self.device, dtype), processor
+        return PictureEncoder(network, processor, self.device, dtype), processor
 
     def find_clip(self, name):
-        """A recorded CLIP: where it was, seen from here or from a folder above the checkpoint, else a hub id."""
+        """A recorded encoder: where it was, seen from here or from a folder above the checkpoint, else a hub id."""
         above = [Path(self.folder).resolve(), *Path(self.folder).resolve().parents] if name and self.folder else []
         places = [Path(name or "")] + [folder / name for folder in above]
         return next((str(place) for place in places if name and place.is_dir()), name)
 
     def find_encoder(self, rows):
-        """(ClipEncoder, FramePreparer) for pictures of which some rows are kept."""
+        """(PictureEncoder, FramePreparer) for pictures of which some rows are kept."""
         encoder, processor = self.clip
         return encoder, FramePreparer(processor, rows)
 
