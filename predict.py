@@ -155,6 +155,8 @@ def main(argv=None):
         predictions = predictor.predict(sources, args.batch_size, skip_bad=True, progress=bar.update)
     if predictor.loader.assumed:
         logger.info(predictor.assumptions.explain())
+    if said := predictor.loader.explain_faces():
+        logger.info(said)
     say_notes(predictor, predictions)
     print(format_table(predictions, args.topk))
     if args.out:

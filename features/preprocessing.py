@@ -18,7 +18,7 @@ logger = logging.getLogger("foalnet")
 
 PREPROCESSING_FILE = "preprocessor_config.json"
 CLIP_KEYS = "model model_type weights_crc32 dim rows crop frame_stride frame_rate max_frames picture_size".split()
-CLIP_KEYS += ["dtype", "mixed_precision"]
+CLIP_KEYS += ["dtype", "mixed_precision", "face_crop"]
 EXTRACTOR = {
     "feature_extractor_type": "Wav2Vec2FeatureExtractor",
     "feature_size": 1,
@@ -37,7 +37,8 @@ class Preprocessing:
         max_length: seconds of sound used of an utterance. max_frames: rows of video features.
         normalize_audio: zero mean and unit variance over each waveform.
         clip: CLIP_KEYS of features.json: `model`, `weights_crc32`, `rows` [first, last + 1] or None, `crop` list,
-            `frame_rate` a second, `frame_stride`, ...; None where the features did not say.
+            `face_crop` FaceSettings or None, `frame_rate` a second, `frame_stride`, ...; None where the features
+            did not say.
     """
 
     max_length: float = 6.0

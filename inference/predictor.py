@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from dataloader import SAMPLE_RATE, normalize_waveform, pad_rows, resample
+from features.face_tracks import read_face_settings
 from features.picture_encoders import DTYPES, PictureEncoder, choose_dtype, find_width, load_picture_encoder
 from features.preparing import FramePreparer
 from inference.answers import STREAM_NAMES, Prediction, Window
@@ -71,7 +72,7 @@ class FoalPredictor:
         self.assumptions = Assumptions(preprocessing.clip or {}, rows, crop)
         cutting = {"way": way, "overlap": overlap, "num_workers": num_workers}
         inputs = config.modality, config.video_dim, preprocessing
-        self.loader = Loader(*inputs, self.assumptions, self.find_encoder, **cutting)
+        self.loader = Loader(*inputs, self.assumptions, self.find_encoder, self.find_faces, **cutting)
 
     @classmethod
     def from_pretrained(cls, checkpoint, **options):
@@ -110,6 +111,11 @@ class FoalPredictor:
         exact = (recorded or {}).get("mixed_precision") == "no"
         dtype = DTYPES["no" if exact else choose_dtype("auto", self.device)]
         return PictureEncoder(network, processor, self.device, dtype), processor
+
+    def find_faces(self):
+        """FaceSettings that the training features were made with, None: no faces. Raises: InputError, see there."""
+        recorded = self.assumptions.clip.get("face_crop")
+        return read_face_settings(recorded) if recorded else None
 
     def find_clip(self, name):
         """A recorded encoder: where it was, seen from here or from a folder above the checkpoint, else a hub id."""

@@ -105,8 +105,10 @@ def compare_clip(video_root, trained, found, width, needed):
     if found["weights_crc32"] != trained["weights_crc32"]:
         problem = f"{key_text(found)}; the model was trained on features of {key_text(trained)}"
         raise InputError(join_problems([f"{video_root}: made with {problem}"]))
-    other = [f"{key} {found[key]}, not {trained[key]}" for key in ("rows", "crop", "frame_rate", "frame_stride")
-             if found[key] != trained[key]]  # fmt: skip
+    pairs = {
+        key: (found.get(key), trained.get(key)) for key in ("rows", "crop", "face_crop", "frame_rate", "frame_stride")
+    }
+    other = [f"{key} {here}, not {there}" for key, (here, there) in pairs.items() if here != there]
     if other:
         logger.warning(f"{video_root}: pictures were taken otherwise than in training: {', '.join(other)}")
 

@@ -62,7 +62,8 @@ def serve(args, folder):
 
     predictor = FoalPredictor.from_pretrained(args.checkpoint, image_model=args.image_model)
     if "v" in predictor.modality:
-        predictor.find_encoder(None)  # what is wrong with CLIP is said now, and the first clip does not wait for it
+        predictor.find_faces()  # what is wrong with them is said now, and the first clip does not wait for CLIP
+        predictor.find_encoder(None)
     examples = samples.make_examples(args.examples, predictor, offered) if args.examples else ((), ())
     with page.open_page(page.build_page(predictor, examples, args.max_mb), HOST, args.port, args.max_mb) as address:
         print(f"{address} answers until Ctrl-C", flush=True)

@@ -2,6 +2,7 @@
 
     python -m scripts.extract_clip --manifest manifest.csv --out data/features
     python -m scripts.extract_clip --manifest manifest.csv --out data/features --rows 112:368         # IEMOCAP
+    python -m scripts.extract_clip --manifest manifest.csv --out data/faces --rows 112:368 --crop face
     accelerate launch --num_processes 4 -m scripts.extract_clip --manifest manifest.csv --out data/features
 
 Each file holds (frames, dim): the embedding of every frame of the utterance, in order: CLIP's `get_image_features`,
@@ -10,7 +11,8 @@ once, whatever the number of utterances in it; several processes share the video
 start it again and it goes on.
 
 IEMOCAP's 720x480 videos show the two actors side by side and carry the picture in rows 112 to 368 only, the rest is
-black: `--rows 112:368`. The content is in features/.
+black: `--rows 112:368`. With `--crop face` the face is cut out of that half, followed through the utterance; a frame
+without one is taken as it is, and counted. The content is in features/.
 """
 
 import argparse
@@ -37,6 +39,12 @@ def build_parser():
     data.add_argument("--manifest", required=True, help="csv table of utterances (see corpus/manifest.py)")
     data.add_argument("--out", required=True, help="folder for <utt_id>.npy and features.json")
     data.add_argument("--rows", default="", metavar="A:B", help="picture rows A <= row < B; 112:368 for IEMOCAP")
+    data.add_argument(
+        "--crop",
+        choices=["manifest", "face"],
+        default="manifest",
+        help="part of the picture: manifest: as its column crop says; face: the face in that part (needs `make faces`)",
+    )
     data.add_argument("--frame_stride", type=int, default=1, help="keep every Nth frame of an utterance")
     data.add_argument("--max_frames", type=int, default=180, help="frames kept of an utterance, the first; 0 = all")
     data.add_argument("--half", action="store_true", help="store float16 instead of float32")
