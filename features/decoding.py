@@ -100,9 +100,8 @@ def cut_clips(path, clips, prepare, frame_stride=1, max_frames=0, threads=1, fra
             _check_rows(path, prepare.rows, stream.height)
             thinning = frame_stride, find_share(report.rate, frame_rate)
             if faces is not None:
-                span = (
-                    max_frames * frame_stride / (report.rate * thinning[1]) if max_frames and report.rate else math.inf
-                )
+                frames = faces.max_frames * frame_stride if report.rate and faces.max_frames else math.inf
+                span = frames / (report.rate or 1.0) / thinning[1]
                 follow_faces(path, clips, prepare.rows, faces, span, threads)
                 for clip in clips:
                     clip.faces = 0

@@ -31,6 +31,7 @@ class FaceSettings:
         detector: of `describe_detector`. edge: pixels of the longer side of the picture that it sees.
         per_second: how often it looks. hold: seconds without a sighting that are bridged.
         margin: side of the square that is cut out, in sides of the face.
+        max_frames: of the extraction: frames of a clip among which it looks, the first; 0 = all.
     """
 
     detector: str = field(default_factory=describe_detector)
@@ -38,6 +39,7 @@ class FaceSettings:
     per_second: int = 6
     hold: float = 0.5
     margin: float = 1.4
+    max_frames: int = 0
 
 
 def read_face_settings(record):
@@ -61,8 +63,9 @@ class FaceTrack:
         sightings = np.array(sightings)
         self.times, self.squares = sightings[:, 0], sightings[:, 1:]
         self.moments, self.settings = np.array(moments), settings
-        runs = np.split(self.squares, np.flatnonzero(np.diff(self.times) > settings.hold) + 1)
-        self.squares = np.concatenate([_smooth(run) for run in runs])
+        gaps = np.flatnonzero(np.diff(self.times) > settings.hold) + 1
+        runs = zip(np.split(self.times, gaps), np.split(self.squares, gaps), strict=True)
+        self.squares = np.concatenate([_smooth(*run) for run in runs])
 
     def find_square(self, seconds):
         """(x, y of the centre, side with margin) in pixels at a time, or None where the face is not to be seen.
@@ -78,16 +81,19 @@ class FaceTrack:
         return x, y, side * self.settings.margin
 
 
-def _smooth(squares):
-    """(n, 3) -> (n, 3): each row with its neighbours, the side once more."""
+def _smooth(times, squares):
+    """(n,), (n, 3) -> (n, 3): each row half its own and half what its neighbours say of its time, the side twice."""
+    before, after = times[:-2], times[2:]
+    share = ((times[1:-1] - before) / (after - before))[:, None]
 
     def blur(values):
-        padded = np.concatenate([values[:1], values, values[-1:]])
-        return 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
+        middle = 0.5 * values[1:-1] + 0.5 * ((1 - share) * values[:-2] + share * values[2:])
+        return np.concatenate([values[:1], middle, values[-1:]])
 
+    if len(times) < 3:
+        return squares
     squares = blur(squares)
-    squares[:, 2] = blur(squares[:, 2])
-    return squares
+    return np.column_stack([squares[:, :2], blur(squares[:, 2:])])
 
 
 def choose_track(looks, settings):
