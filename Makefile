@@ -1,5 +1,5 @@
 # make demo: the whole way on a synthetic corpus. make test: the tests. make app: a page to try a model on.
-# make export: what scripts.export_onnx and parquet need. All build $(VENV) first.
+# make export: what scripts.export_onnx and parquet need. make faces: what --crop face needs. All build $(VENV) first.
 VENV ?= .venv
 PYTHON ?= python3
 DEMO ?= demo
@@ -11,12 +11,13 @@ export VENV
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test app export lint bench clean
+.PHONY: demo test app export faces lint bench clean
 .DELETE_ON_ERROR:
 
-$(VENV)/installed: requirements.txt requirements-export.txt requirements-dev.txt
+$(VENV)/installed: requirements.txt requirements-export.txt requirements-dev.txt requirements-faces.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-faces.txt
 	touch $@
 
 demo: $(VENV)/installed
@@ -31,6 +32,10 @@ app: $(VENV)/installed
 
 export: $(VENV)/installed
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-export.txt
+
+faces: $(VENV)/installed
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-export.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-faces.txt
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

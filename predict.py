@@ -66,7 +66,11 @@ def build_parser():
     data.add_argument("--video_root", help="folder of ready video features, <name of the source>.npy")
     data.add_argument("--rows", default="", metavar="A:B", help="picture rows A <= row < B (default: as in training)")
     data.add_argument("--crop", choices=("full", "left", "right"), help="part of the picture (default: as in training)")
-    data.add_argument("--clip_model", help="folder or hub id of the CLIP of the training (default: the recorded one)")
+    data.add_argument(
+        "--image_model",
+        "--clip_model",
+        help="folder or hub id of the picture encoder of the training (default: the recorded one)",
+    )
     data.add_argument("--audio_model", help="the same of the speech encoder, for a model of its ready features")
 
     run = parser.add_argument_group("run")
@@ -137,7 +141,7 @@ def main(argv=None):
         sources = add_features(sources, args.video_root)
     predictor = FoalPredictor.from_pretrained(
         args.checkpoint,
-        clip_model=args.clip_model,
+        image_model=args.image_model,
         audio_model=args.audio_model,
         rows=args.rows,
         crop=args.crop,
@@ -153,6 +157,8 @@ def main(argv=None):
         predictions = predictor.predict(sources, args.batch_size, skip_bad=True, progress=bar.update)
     if predictor.loader.assumed:
         logger.info(predictor.assumptions.explain())
+    if said := predictor.loader.explain_faces():
+        logger.info(said)
     say_notes(predictor, predictions)
     print(format_table(predictions, args.topk))
     if args.out:

@@ -15,10 +15,10 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from benchmark.stock import MAX_FRAMES, MAX_LENGTH, StockDataset
 from benchmark.timing import Arm
 from dataloader import SAMPLE_RATE, FoalDataset, Utterance, collate
-from features.clip import DTYPES, ClipEncoder
 from features.decoding import Frame
 from features.extraction import encode_frames
 from features.loading import build_frame_loader, group_by_video, share_videos
+from features.picture_encoders import DTYPES, PictureEncoder
 from features.preparing import FramePreparer
 from features.store import FeatureWriter
 from running.precision import choose_precision
@@ -88,7 +88,7 @@ def build_clip(size, device):
     edge = config.image_size
     processor = CLIPImageProcessorPil(size={"shortest_edge": edge}, crop_size={"height": edge, "width": edge})
     precision = choose_precision("auto", device.type, config.hidden_size)
-    encoder = ClipEncoder(CLIPVisionModelWithProjection(config), processor, device, DTYPES[precision])
+    encoder = PictureEncoder(CLIPVisionModelWithProjection(config), processor, device, DTYPES[precision])
     return encoder, FramePreparer(processor, (112, 368)), precision
 
 

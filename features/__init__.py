@@ -1,1 +1,1 @@
-"""What turns files into .npy streams on disk: decoding, cropping, CLIP, WavLM states. Nothing of labels or training."""
+"""What turns files into .npy streams on disk: decoding, faces, encoders. Nothing of labels or training."""

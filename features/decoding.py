@@ -7,12 +7,13 @@ the container, so that sound and picture agree. A frame wanted by two utterances
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from features.face_tracks import follow_faces
+from features.reading import read_frames
 from running.errors import InputError
 
 RATE_TOLERANCE = 1.02  # 30 frames a second pass for 29.97
@@ -30,6 +31,8 @@ class Clip:
     seen: int = 0
     kept: int = 0
     finished: bool = False
+    track: object = None  # FaceTrack
+    faces: int | None = None  # kept frames that are cropped to a face; None: no face is looked for
 
     def __post_init__(self):
         self.start, self.end = round(self.start, 6), round(self.end, 6)  # as read_frames does
@@ -50,9 +53,11 @@ class Frame:
 
 @dataclass
 class Finished:
-    """No further frame of this utterance will come."""
+    """No further frame of this utterance will come. Attributes: kept, faces: of the Clip."""
 
     utt_id: str
+    kept: int = 0
+    faces: int | None = None
 
 
 @dataclass
@@ -68,31 +73,7 @@ class VideoReport:
     problems: list = field(default_factory=list)
 
 
-def read_frames(container, stream):
-    """Decode a video from front to back.
-
-    Args:
-        container: an open av container.
-        stream: its video stream.
-    Yields: (seconds since the start of the container rounded to microseconds, av.VideoFrame). A packet that does not
-        decode gives (None, error) instead, and decoding goes on behind it.
-    """
-    offset = Fraction(container.start_time or 0, av.time_base)
-    step = 1 / stream.average_rate if stream.average_rate else Fraction(0)
-    previous = -step
-    for packet in container.demux(stream):
-        try:
-            frames = packet.decode()
-        except av.FFmpegError as error:
-            yield None, error
-            continue
-        for frame in frames:
-            exact = previous + step if frame.pts is None else frame.pts * frame.time_base - offset
-            previous = exact
-            yield round(float(exact), 6), frame
-
-
-def cut_clips(path, clips, prepare, frame_stride=1, max_frames=0, threads=1, frame_rate=None):
+def cut_clips(path, clips, prepare, frame_stride=1, max_frames=0, threads=1, frame_rate=None, faces=None):
     """Decode one video and give every frame to the clips that hold it.
 
     Args:
@@ -103,6 +84,8 @@ def cut_clips(path, clips, prepare, frame_stride=1, max_frames=0, threads=1, fra
         max_frames: stop a clip after that many kept frames; 0 = all.
         threads: threads of the decoder.
         frame_rate: frames a second that a faster video is thinned to, before the stride; None: all.
+        faces: FaceSettings, to crop each frame to the clip's face where it is to be seen, or None. The video is then
+            decoded once more, ahead.
     Yields: Frame and, once a clip has all it gets, Finished; at last one VideoReport.
     """
     report = VideoReport(path)
@@ -116,6 +99,12 @@ def cut_clips(path, clips, prepare, frame_stride=1, max_frames=0, threads=1, fra
             report.size = (stream.width, stream.height)
             _check_rows(path, prepare.rows, stream.height)
             thinning = frame_stride, find_share(report.rate, frame_rate)
+            if faces is not None:
+                frames = faces.max_frames * frame_stride if report.rate and faces.max_frames else math.inf
+                span = frames / (report.rate or 1.0) / thinning[1]
+                follow_faces(path, clips, prepare.rows, faces, span, threads)
+                for clip in clips:
+                    clip.faces = 0
             yield from _give_frames(read_frames(container, stream), clips, prepare, thinning, max_frames, report)
     except (OSError, av.FFmpegError) as error:
         report.problems.append(f"{path}: cannot be decoded as video: {error}")
@@ -160,7 +149,7 @@ def _give_frames(frames, clips, prepare, thinning, max_frames, report):
         while waiting and waiting[-1].start <= seconds:
             active.append(waiting.pop())
         ended = [clip for clip in active if seconds >= clip.end]
-        yield from _prepare_frame(frame, [c for c in active if c not in ended], prepare, thinning, to_rgb)
+        yield from _prepare_frame(seconds, frame, [c for c in active if c not in ended], prepare, thinning, to_rgb)
         ended += [clip for clip in active if max_frames and clip.kept >= max_frames]
         active = [clip for clip in active if clip not in ended]
         yield from _finish(ended)
@@ -168,23 +157,25 @@ def _give_frames(frames, clips, prepare, thinning, max_frames, report):
             return
 
 
-def _prepare_frame(frame, clips, prepare, thinning, to_rgb):
-    """Yield one Frame per crop that the clips want of this frame, and count."""
+def _prepare_frame(seconds, frame, clips, prepare, thinning, to_rgb):
+    """Yield one Frame per part of the picture that the clips want of this frame, and count."""
     wanted = defaultdict(list)
     for clip in clips:
         if clip.wants(*thinning):
-            wanted[clip.crop].append(clip.utt_id)
+            square = clip.track.find_square(seconds) if clip.track else None
+            wanted[(clip.crop,) if square is None else (clip.crop, square)].append(clip.utt_id)
             clip.kept += 1
+            clip.faces = clip.faces if square is None else clip.faces + 1
         clip.seen += 1
     if wanted:
         picture = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
         picture = np.rot90(picture, round(frame.rotation / 90))  # a telephone says which side is up
-        for crop, utt_ids in wanted.items():
-            yield Frame(prepare(picture, crop), utt_ids)
+        for part, utt_ids in wanted.items():
+            yield Frame(prepare(picture, *part), utt_ids)
 
 
 def _finish(clips):
     for clip in clips:
         clip.finished = True
         if clip.kept:
-            yield Finished(clip.utt_id)
+            yield Finished(clip.utt_id, clip.kept, clip.faces)

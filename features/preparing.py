@@ -1,25 +1,26 @@
-"""A decoded picture -> the pixels that CLIP sees: the rows and the half of it that are wanted, resized and cropped.
+"""A decoded picture -> the pixels that an encoder sees: the rows and the part of it that are wanted, resized.
 
-As transformers' CLIP image processor does it (bicubic, shortest edge, centre crop), with Pillow, frame by frame.
+As transformers' image processors do it (to the shortest edge and a centre crop, or to a square), with Pillow.
 """
 
 import numpy as np
 from PIL import Image
+from transformers.image_utils import SizeDict
 
 from running.errors import InputError
 
 
 class FramePreparer:
-    """Crop, resize and centre-crop a frame as the CLIP image processor does, up to but without the normalisation.
+    """Crop, resize and centre-crop a frame as an image processor of transformers does, up to the normalisation.
 
     Args:
-        processor: a CLIPImageProcessorPil; its resize and crop sizes are used.
+        processor: with Pillow, such as CLIPImageProcessorPil; its resize and crop sizes are used.
         rows: (first, last + 1) picture rows to keep, or None for all.
     Raises: InputError for a processor that does not resize and crop to one fixed size.
     """
 
     def __init__(self, processor, rows=None):
-        size, crop = processor.size, processor.crop_size
+        size, crop = processor.size, processor.crop_size or SizeDict()
         self.resample, self.rows, self.edge = processor.resample, rows, size.shortest_edge
         fixed = (size.height, size.width)
         self.size = (crop.height, crop.width) if processor.do_center_crop else fixed
@@ -32,13 +33,18 @@ class FramePreparer:
                 "shortest_edge (or height and width) no smaller than crop_size"
             )
 
-    def __call__(self, picture, crop):
-        """(height, width, 3) uint8 and `full`, `left` or `right` -> (size, size, 3) uint8."""
-        if self.rows:
-            picture = picture[self.rows[0] : self.rows[1]]
-        half = picture.shape[1] // 2
-        if crop != "full":
-            picture = picture[:, :half] if crop == "left" else picture[:, half:]
+    def __call__(self, picture, crop, square=None):
+        """A part of a picture as the encoder takes it.
+
+        Args:
+            picture: (height, width, 3) uint8. crop: `full`, `left` or `right`.
+            square: (x, y of the centre, side) in pixels of that part, the square of it that is wanted; None: all of it.
+        Returns: (size, size, 3) uint8.
+        """
+        top, bottom, left, right = find_part(*picture.shape[:2], self.rows, crop)
+        picture = picture[top:bottom, left:right]
+        if square is not None:
+            picture = cut_square(picture, *square)
         height, width = picture.shape[:2]
         if self.edge:
             short = min(height, width)
@@ -48,6 +54,22 @@ class FramePreparer:
         image = Image.fromarray(np.ascontiguousarray(picture)).resize((new_width, new_height), self.resample)
         top, left = (new_height - self.size[0]) // 2, (new_width - self.size[1]) // 2
         return np.asarray(image)[top : top + self.size[0], left : left + self.size[1]]
+
+
+def find_part(height, width, rows, crop):
+    """(top, bottom, left, right) of the rows and the half that are wanted of a picture, pixels, as slices have them."""
+    top, bottom = rows or (0, height)
+    half = width // 2
+    left, right = {"full": (0, width), "left": (0, half), "right": (half, width)}[crop]
+    return top, bottom, left, right
+
+
+def cut_square(picture, x, y, side):
+    """The square of a picture around (x, y), moved to lie inside; one that is larger than it is made smaller."""
+    height, width = picture.shape[:2]
+    side = min(max(round(side), 1), height, width)
+    left, top = (min(max(round(centre - side / 2), 0), whole - side) for centre, whole in ((x, width), (y, height)))
+    return picture[top : top + side, left : left + side]
 
 
 def parse_rows(text):

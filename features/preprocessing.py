@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataloader import SAMPLE_RATE
-from features.store import SETTINGS_FILE
+from features.store import SETTINGS_FILE, read_record
 from running.errors import InputError
 from running.records import read_json, write_json
 
 logger = logging.getLogger("foalnet")
 
 PREPROCESSING_FILE = "preprocessor_config.json"
-CLIP_KEYS = "model weights_crc32 dim rows crop frame_stride frame_rate max_frames picture_size".split()
-CLIP_KEYS += ["dtype", "mixed_precision"]
+CLIP_KEYS = "model model_type weights_crc32 dim rows crop frame_stride frame_rate max_frames picture_size".split()
+CLIP_KEYS += ["dtype", "mixed_precision", "face_crop"]
 EXTRACTOR = {
     "feature_extractor_type": "Wav2Vec2FeatureExtractor",
     "feature_size": 1,
@@ -37,7 +37,8 @@ class Preprocessing:
         max_length: seconds of sound used of an utterance. max_frames: rows of video features.
         normalize_audio: zero mean and unit variance over each waveform.
         clip: CLIP_KEYS of features.json: `model`, `weights_crc32`, `rows` [first, last + 1] or None, `crop` list,
-            `frame_rate` a second, `frame_stride`, ...; None where the features did not say.
+            `face_crop` FaceSettings or None, `frame_rate` a second, `frame_stride`, ...; None where the features
+            did not say.
         audio: AUDIO_KEYS (features/speech.py) of the ready audio features, None where they did not say, and where the
             model takes the sound itself.
     """
@@ -78,7 +79,7 @@ def describe_clip(utterances):
     for folder in folders:
         for place in (Path(folder), Path(folder).parent):
             if (place / SETTINGS_FILE).is_file():
-                record = read_json(place / SETTINGS_FILE)
+                record = read_record(place / SETTINGS_FILE)
                 found[json.dumps({key: record.get(key) for key in CLIP_KEYS}, sort_keys=True)] = place
                 break
         else:

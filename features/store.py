@@ -1,10 +1,13 @@
 """A folder of features: `<utt_id>.npy`, (frames, dim), and features.json, which says what they were made with.
 
+With faces, faces.csv says of each utterance how many of its frames show one.
+
 A file is there whole or not at all, so the files that are there are the utterances that are finished.
 """
 
 import contextlib
-import json
+import csv
+import io
 import logging
 import time
 from collections import Counter, defaultdict
@@ -13,11 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from running.errors import InputError, join_problems
-from running.records import write_array, write_json
+from running.records import read_json, write_array, write_json
 
 logger = logging.getLogger("foalnet")
 
 SETTINGS_FILE = "features.json"
+FACES_FILE = "faces.csv"
+FACE_COLUMNS = ("utt_id", "frames", "frames_with_face")
 
 
 class FeatureWriter:
@@ -37,16 +42,27 @@ class FeatureWriter:
             for utt_id in utt_ids:
                 self.rows[utt_id].append(row)
 
+    def count_faces(self, utt_id, faces, kept):
+        """Note how many of an utterance's frames show its face, ahead of `finish`."""
+        with open(self.out / FACES_FILE, "a", encoding="utf-8", newline="") as file:  # a line at once, of any process
+            file.write(_join_cells([utt_id, kept, faces]))
+
     def finish(self, utt_id):
         write_array(self.out / f"{utt_id}.npy", np.stack(self.rows.pop(utt_id)).astype(self.dtype))
 
 
 class FeatureCollector(FeatureWriter):
-    """Keep the rows of each utterance in memory. Attributes: features: {id: (frames, dim) array of `dtype`}."""
+    """Keep the rows of each utterance in memory.
+
+    Attributes: features: {id: (frames, dim) array of `dtype`}. faces: {id: (frames with a face, frames)}.
+    """
 
     def __init__(self, dtype):
         super().__init__("", dtype)
-        self.features = {}
+        self.features, self.faces = {}, {}
+
+    def count_faces(self, utt_id, faces, kept):
+        self.faces[utt_id] = faces, kept
 
     def finish(self, utt_id):
         self.features[utt_id] = np.stack(self.rows.pop(utt_id)).astype(self.dtype)
@@ -60,6 +76,33 @@ def remove_unfinished(out, age=600.0):
                 part.unlink()
 
 
+def _join_cells(cells):
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
+
+
+def begin_face_counts(out):
+    """Write the head of faces.csv where there is none."""
+    path = Path(out) / FACES_FILE
+    if not path.exists():
+        path.write_text(_join_cells(FACE_COLUMNS), encoding="utf-8")
+
+
+def count_face_frames(out, done):
+    """What faces.csv says of the finished utterances; the last line of each counts.
+
+    Args: out: the feature folder. done: set of ids.
+    Returns: dict of frames, frames with a face, utterances without any.
+    """
+    with open(Path(out) / FACES_FILE, encoding="utf-8", newline="") as file:
+        lines = [line for line in csv.reader(file) if len(line) == len(FACE_COLUMNS)][1:]
+    counts = {utt_id: (int(frames), int(faces)) for utt_id, frames, faces in lines if utt_id in done}
+    frames, faces = (sum(count[k] for count in counts.values()) for k in (0, 1))
+    without = sum(faces == 0 for _, faces in counts.values())
+    return {"frames": frames, "frames_with_face": faces, "utterances_without_face": without}
+
+
 def find_finished(out, utt_ids):
     """Those of the ids that have a file, in their order."""
     return [utt_id for utt_id in utt_ids if (Path(out) / f"{utt_id}.npy").is_file()]
@@ -71,6 +114,14 @@ def describe_sources(table):
         row.id: f"{Path(row.video).name} {row.start:.4f} {row.end:.4f} {row.crop}".replace("nan", "-")
         for row in table.itertuples()
     }
+
+
+def read_record(path):
+    """features.json as a dict; one that does not say of which type its encoder is, is of CLIP. Raises: InputError."""
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: not a JSON object")
+    return {"model_type": "clip", **record}
 
 
 def compare_settings(out, settings, sources, finished):
@@ -89,10 +140,7 @@ def compare_settings(out, settings, sources, finished):
         if finished:
             raise InputError(f"{path}: missing, but {out} holds features ({finished[0]}.npy ...); use another --out")
         return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not a JSON file: {error}") from error
+    record = read_record(path)
     problems = [
         f"{path}: {key} is {record.get(key)!r}, asked for {value!r}; use another --out"
         for key, value in settings.items()
@@ -110,7 +158,10 @@ def compare_settings(out, settings, sources, finished):
 
 
 def write_record(out, settings, table, sources, previous, reports=()):
-    """Write features.json: the settings, usual frame rate and picture size, how many utterances, their sources."""
+    """Write features.json: the settings, usual frame rate and picture size, how many utterances, their sources.
+
+    Returns: what was written, a dict.
+    """
     done = {path.stem for path in Path(out).glob("*.npy")}
     sources = {**previous.get("sources", {}), **sources}
     known = [rate for rate, _ in Counter(report.rate for report in reports).most_common() if rate]
@@ -125,4 +176,7 @@ def write_record(out, settings, table, sources, previous, reports=()):
         "utterances": len(done & sources.keys()),
         "sources": dict(sorted(sources.items())),
     }
+    if settings["face_crop"]:
+        record["face_counts"] = count_face_frames(out, done & sources.keys())
     write_json(Path(out) / SETTINGS_FILE, record)
+    return record

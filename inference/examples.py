@@ -9,7 +9,7 @@ import numpy as np
 import soundfile as sf
 
 from dataloader import SAMPLE_RATE, read_audio
-from features.decoding import read_frames
+from features.reading import read_frames
 from inference.loading import probe_file
 from inference.sources import find_sources
 from running.errors import InputError

@@ -120,7 +120,7 @@ def sample_frames(predictor, sources, predictions):
             videos[source.picture, rows].append(Clip(name, source.start + seconds, source.start + seconds + part, crop))
             moments[name] = sampled[i], seconds
     for (path, rows), clips in videos.items():
-        for item in cut_clips(path, clips, predictor.find_encoder(rows)[1], max_frames=1):
+        for item in cut_clips(path, clips, predictor.find_encoder(rows)[1], max_frames=1, faces=predictor.find_faces()):
             if isinstance(item, Frame):
                 for owner, seconds in map(moments.get, item.utt_ids):
                     owner.frames.append((seconds, item.pixels))

@@ -72,12 +72,14 @@ class Segment:
     """A part of a source, as long as the model takes.
 
     Attributes: start, end: seconds since the source's start. samples: (n,) float32, features: (frames, dim), or None.
+        faces: frames that show a face, None: none was looked for.
     """
 
     start: float
     end: float
     samples: np.ndarray | None = None
     features: np.ndarray | None = None
+    faces: int | None = None
 
     @property
     def streams(self):
@@ -158,7 +160,8 @@ class Loader:
 
     Args:
         modality, video_dim: of the model. preprocessing: Preprocessing. assumptions: Assumptions.
-        encoder: function of picture rows or None that gives (ClipEncoder, FramePreparer).
+        encoder: function of picture rows or None that gives (PictureEncoder, FramePreparer).
+        find_faces: function that gives FaceSettings, or None where no faces are wanted.
         way, overlap: of `cut_source`. frames_batch: frames through CLIP at a time. num_workers: that decode videos.
     """
 
@@ -169,6 +172,7 @@ class Loader:
         preprocessing,
         assumptions,
         encoder,
+        find_faces,
         way="windows",
         overlap=0.5,
         frames_batch=64,
@@ -176,9 +180,10 @@ class Loader:
     ):
         self.modality, self.preprocessing, self.assumptions = modality, preprocessing, assumptions
         self.video_dim = video_dim
-        self.encoder, self.way, self.overlap = encoder, way, overlap
+        self.encoder, self.find_faces, self.way, self.overlap = encoder, find_faces, way, overlap
         self.frames_batch, self.num_workers = frames_batch, num_workers
         self.assumed = False  # whether a picture was taken as Assumptions says and nobody else
+        self.frames, self.frames_with_face = 0, 0  # that faces were looked for in
 
     def load(self, sources):
         """Sources -> list of Loaded, parallel. What is wrong with one is in its `error`, and stops no other."""
@@ -289,6 +294,8 @@ class Loader:
                 name, (start, end) = str(len(owners)), self._place(source, segment, len(loaded.segments))
                 videos[rows][source.picture].append(Clip(name, start, end, crop))
                 owners[name] = segment
+        if videos:
+            self.find_faces()  # what is missing for that stops everything
         for rows, paths in videos.items():
             try:
                 found = self._encode(rows, paths, failed)
@@ -297,11 +304,14 @@ class Loader:
                 for loaded, _ in prepared:
                     if loaded.source.picture in paths and loaded.error is None:
                         loaded.error = f"{loaded.source.name}: {error}"
-            for name, features in found.items():
-                owners[name].features = features.astype(np.float32)
+            for name, (features, faces) in found.items():
+                owners[name].features, owners[name].faces = features.astype(np.float32), faces
         for loaded, _ in prepared:
             if loaded.source.picture in failed and not any(s.features is not None for s in loaded.segments):
                 loaded.notes.append(f"has no picture that can be used: {failed[loaded.source.picture]}")
+            faces = [segment.faces for segment in loaded.segments if segment.faces is not None]
+            if faces and not any(faces):
+                loaded.notes.append("shows no face, so its picture is taken as it is")
 
     def _place(self, source, segment, parts):
         """Where a segment lies in the file of the picture; a source that is one segment is taken to its own end."""
@@ -312,7 +322,10 @@ class Loader:
         return (start if start else -math.inf), end
 
     def _encode(self, rows, paths, failed):
-        """{clip name: features} of the clips in some videos; `failed` gets {path: what is wrong}."""
+        """{clip name: (features, frames with a face or None)} of the clips in some videos.
+
+        `failed` gets {path: what is wrong}.
+        """
         encoder, prepare = self.encoder(rows)
         clip = self.assumptions.clip
         most = min(filter(None, (self.preprocessing.max_frames, clip.get("max_frames"))))
@@ -320,13 +333,25 @@ class Loader:
             "frame_stride": clip.get("frame_stride") or 1,
             "max_frames": most,
             "frame_rate": clip.get("frame_rate"),
+            "faces": self.find_faces(),
         }
         collector = FeatureCollector(np.dtype(clip.get("dtype") or "float32"))
         loader = build_frame_loader(list(paths.items()), prepare, self.num_workers, 4 * self.frames_batch, **options)
         for report in encode_frames(loader, encoder, collector, self.frames_batch):
             if report.problems:
                 failed[report.path] = report.problems[0]
-        return collector.features
+        for faces, frames in collector.faces.values():
+            self.frames, self.frames_with_face = self.frames + frames, self.frames_with_face + faces
+        return {name: (found, collector.faces.get(name, [None])[0]) for name, found in collector.features.items()}
+
+    def explain_faces(self):
+        """Where faces were looked for, a sentence, or None."""
+        if not self.frames:
+            return None
+        return (
+            f"the model was trained on faces, found by {self.find_faces().detector}; here {self.frames_with_face} of "
+            f"{self.frames} frames show one, the others are taken as they are"
+        )
 
     def _judge(self, loaded):
         """Leave an error where nothing is there that the model takes."""

@@ -21,7 +21,7 @@ from PIL import Image
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from features.decoding import read_frames
+from features.reading import read_frames
 from inference.answers import STREAM_NAMES, share_out
 from inference.examples import turn_upright
 from inference.explaining import prepare_explanations

@@ -16,7 +16,8 @@ import torch
 
 from dataloader import SAMPLE_RATE, normalize_waveform, pad_rows, resample
 from encoders import find_checkpoint
-from features.clip import DTYPES, ClipEncoder, choose_dtype, load_clip
+from features.face_tracks import read_face_settings
+from features.picture_encoders import DTYPES, PictureEncoder, choose_dtype, find_width, load_picture_encoder
 from features.preparing import FramePreparer
 from features.speech import SpeechEncoder
 from inference.answers import STREAM_NAMES, Prediction, Window
@@ -37,7 +38,7 @@ class FoalPredictor:
 
     Args:
         model: FoalNet. preprocessing: Preprocessing that it was trained with.
-        clip_model: folder or hub id of CLIP; None: the recorded one. Its weights have to be the recorded ones.
+        image_model: folder or hub id of the picture encoder; None: the recorded one. Its weights have to be the same.
         audio_model: the same of the speech encoder, for a model that was trained on its ready features.
         rows, crop: part of the pictures, (first, last + 1) and `full`, `left`, `right`; None: see Assumptions.
         way, overlap: of `cut_source`, for sources longer than the model takes.
@@ -51,7 +52,7 @@ class FoalPredictor:
         self,
         model,
         preprocessing,
-        clip_model=None,
+        image_model=None,
         audio_model=None,
         rows=None,
         crop=None,
@@ -66,14 +67,14 @@ class FoalPredictor:
     ):
         self.device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
         self.model, self.preprocessing, self.strict = model.to(self.device).eval(), preprocessing, strict
-        self.clip_model, self.audio_model, self.folder = clip_model, audio_model, folder
+        self.image_model, self.audio_model, self.folder = image_model, audio_model, folder
         self.temperature = model.config.calibration_temperature if calibrated else 1.0
         config = model.config
         self.precision = choose_precision(mixed_precision, self.device.type, config.width)
         self.assumptions = Assumptions(preprocessing.clip or {}, rows, crop)
         cutting = {"way": way, "overlap": overlap, "num_workers": num_workers}
         inputs = config.modality, config.video_dim, preprocessing
-        self.loader = Loader(*inputs, self.assumptions, self.find_encoder, **cutting)
+        self.loader = Loader(*inputs, self.assumptions, self.find_encoder, self.find_faces, **cutting)
 
     @classmethod
     def from_pretrained(cls, checkpoint, **options):
@@ -91,27 +92,32 @@ class FoalPredictor:
 
     @functools.cached_property
     def clip(self):
-        """(ClipEncoder, processor) of the CLIP that the training features were made with. Raises: InputError."""
+        """(PictureEncoder, processor) that the training features were made with. Raises: InputError."""
         recorded = self.preprocessing.clip
-        name = self.clip_model or find_checkpoint((recorded or {}).get("model"), self.folder)
+        name = self.image_model or find_checkpoint((recorded or {}).get("model"), self.folder)
         if not name:
             raise InputError(
-                "the checkpoint does not know how its video features were made; --clip_model names the CLIP, or "
+                "the checkpoint does not know how its video features were made; --image_model names the encoder, or "
                 "--video_root a folder of such features"
             )
-        network, processor = load_clip(name)
-        found, width = checksum_weights(network), network.config.projection_dim
+        network, processor = load_picture_encoder(name)
+        found, width = checksum_weights(network), find_width(network.config)
         if recorded and recorded.get("weights_crc32") not in (None, found):
             raise InputError(
-                f"--clip_model {name}: its weights have the CRC-32 {found}; the model was trained on features of "
+                f"--image_model {name}: its weights have the CRC-32 {found}; the model was trained on features of "
                 f"{recorded['model']} with {recorded['weights_crc32']}"
             )
         if width != self.model.config.video_dim:
             needed = self.model.config.video_dim
-            raise InputError(f"--clip_model {name}: gives {width} numbers a frame, the model takes {needed}")
+            raise InputError(f"--image_model {name}: gives {width} numbers a frame, the model takes {needed}")
         exact = (recorded or {}).get("mixed_precision") == "no"
         dtype = DTYPES["no" if exact else choose_dtype("auto", self.device)]
-        return ClipEncoder(network, processor, self.device, dtype), processor
+        return PictureEncoder(network, processor, self.device, dtype), processor
+
+    def find_faces(self):
+        """FaceSettings that the training features were made with, None: no faces. Raises: InputError, see there."""
+        recorded = self.assumptions.clip.get("face_crop")
+        return read_face_settings(recorded) if recorded else None
 
     @functools.cached_property
     def speech(self):
@@ -134,7 +140,7 @@ class FoalPredictor:
         return encoder
 
     def find_encoder(self, rows):
-        """(ClipEncoder, FramePreparer) for pictures of which some rows are kept."""
+        """(PictureEncoder, FramePreparer) for pictures of which some rows are kept."""
         encoder, processor = self.clip
         return encoder, FramePreparer(processor, rows)
 

@@ -119,7 +119,7 @@ def compare_features(root, trained, found, width, needed):
     if found["weights_crc32"] != trained["weights_crc32"]:
         problem = f"{key_text(found)}; the model was trained on features of {key_text(trained)}"
         raise InputError(join_problems([f"{root}: made with {problem}"]))
-    ways = "rows crop frame_rate frame_stride layer max_length normalize_audio".split()
+    ways = "rows crop face_crop frame_rate frame_stride layer max_length normalize_audio".split()
     other = [f"{key} {found.get(key)}, not {trained.get(key)}" for key in ways if found.get(key) != trained.get(key)]
     if other:
         logger.warning(f"{root}: taken otherwise than in training: {', '.join(other)}")

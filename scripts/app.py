@@ -33,7 +33,11 @@ def parse_args(argv=None):
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="run folder, its best/, or hub id")
     parser.add_argument("--port", type=int, default=7860, help="of http://127.0.0.1 (default: %(default)s)")
     parser.add_argument("--max_mb", type=int, default=100, help="MB of a clip at most (default: %(default)s)")
-    parser.add_argument("--clip_model", help="folder or hub id of the CLIP of the training (default: the recorded one)")
+    parser.add_argument(
+        "--image_model",
+        "--clip_model",
+        help="folder or hub id of the picture encoder of the training (default: the recorded one)",
+    )
     parser.add_argument("--examples", help=f"manifest or folder to offer clips of (default: {DEMO}, if it is there)")
     args = parser.parse_args(argv)
     if importlib.util.find_spec("gradio") is None:
@@ -56,9 +60,10 @@ def serve(args, folder):
     from inference import examples as samples  # now that gradio finds where to write
     from inference import page
 
-    predictor = FoalPredictor.from_pretrained(args.checkpoint, clip_model=args.clip_model)
+    predictor = FoalPredictor.from_pretrained(args.checkpoint, image_model=args.image_model)
     if "v" in predictor.modality:
-        predictor.find_encoder(None)  # what is wrong with CLIP is said now, and the first clip does not wait for it
+        predictor.find_faces()  # what is wrong with them is said now, and the first clip does not wait for CLIP
+        predictor.find_encoder(None)
     examples = samples.make_examples(args.examples, predictor, offered) if args.examples else ((), ())
     with page.open_page(page.build_page(predictor, examples, args.max_mb), HOST, args.port, args.max_mb) as address:
         print(f"{address} answers until Ctrl-C", flush=True)

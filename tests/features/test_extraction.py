@@ -153,6 +153,22 @@ def test_changed_settings_are_refused(corpus, tmp_path, tiny_clip, capsys):
     assert "a was cut from '0.avi 0.1000 0.3000 left'" in capsys.readouterr().err
 
 
+def test_a_folder_of_before_there_were_other_encoders_goes_on_with_clip_alone(corpus, tmp_path, tiny_clip, capsys):
+    argv = ["--manifest", corpus, "--clip_model", tiny_clip, "--out", str(tmp_path / "f")]
+    main(argv)
+    record = tmp_path / "f" / "features.json"
+    content = json.loads(record.read_text())
+    assert content["model_type"] == "clip"
+    record.write_text(json.dumps({key: value for key, value in content.items() if key not in ("model_type", "face")}))
+    (tmp_path / "f" / "b.npy").unlink()
+    main(argv)
+    assert (tmp_path / "f" / "b.npy").is_file()
+    record.write_text(json.dumps(content | {"model_type": "dinov2"}))
+    with pytest.raises(SystemExit):
+        main(argv)
+    assert "model_type is 'dinov2', asked for 'clip'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_bad_videos_are_named_and_the_others_kept(corpus, tmp_path, tiny_clip, capsys, workers):
     (tmp_path / "broken.avi").write_bytes(b"no video")
@@ -183,7 +199,7 @@ def test_bad_videos_are_named_and_the_others_kept(corpus, tmp_path, tiny_clip, c
         (["--rows", "300:100"], "--rows 300:100: expected"),
         (["--batch_size", "0"], "--batch_size 0: must be at least 1"),
         (["--num_workers", "-1"], "--num_workers -1: must be 0 or more"),
-        (["--clip_model", "no/such/folder"], "--clip_model no/such/folder: cannot be loaded"),
+        (["--image_model", "no/such/folder"], "--image_model no/such/folder: cannot be loaded"),
         (["--manifest", "nowhere.csv"], "nowhere.csv: no such file"),
         (["--rows", "0:100"], "--rows 0:100 but the picture has 64 rows"),
     ],

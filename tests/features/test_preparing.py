@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import CLIPVisionConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from features.clip import ClipEncoder
+from features.picture_encoders import PictureEncoder
 from features.preparing import FramePreparer
 
 
@@ -22,11 +23,11 @@ def test_preprocessing_is_that_of_the_clip_image_processor(shape, size):
     class Recorder(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.config = type("Config", (), {"projection_dim": 1})
+            self.config = CLIPVisionConfig(projection_dim=1)
 
         def forward(self, pixel_values):
             seen["pixel_values"] = pixel_values
-            return type("Output", (), {"image_embeds": pixel_values.mean((1, 2, 3))})
+            return {"image_embeds": pixel_values.mean((1, 2, 3))}
 
-    ClipEncoder(Recorder(), processor)(np.stack([FramePreparer(processor)(picture, "full")]))
+    PictureEncoder(Recorder(), processor)(np.stack([FramePreparer(processor)(picture, "full")]))
     torch.testing.assert_close(seen["pixel_values"], expected.float(), rtol=0, atol=2e-6)

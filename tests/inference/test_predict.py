@@ -20,7 +20,7 @@ from test_train import reset_state
 import predict
 import train
 from corpus.random_encoders import make_clip
-from features.clip import load_clip
+from features.picture_encoders import load_picture_encoder
 from features.preprocessing import Preprocessing
 from running.model_folder import write_model
 from running.records import checksum_weights
@@ -84,7 +84,7 @@ def write_checkpoint(folder, clip=None, max_length=1.0, max_frames=30, normalize
     model = build_model(seed=3, video_dim=CLIP_DIM, initializer_range=0.4, **fields)
     about = {"model": clip, "rows": None, "crop": ["full"], "dtype": "float32", "mixed_precision": "no"}
     if clip and Path(clip).is_dir():
-        about["weights_crc32"] = checksum_weights(load_clip(clip)[0])
+        about["weights_crc32"] = checksum_weights(load_picture_encoder(clip)[0])
     about |= {"frame_stride": 1, "frame_rate": 25.0, "picture_size": [*SIZE[::-1]]}
     write_model(folder, model, Preprocessing(max_length, max_frames, normalize, about if clip else None))
     return folder
@@ -633,8 +633,8 @@ def test_recorded_clip_is_found_from_elsewhere_or_missed_at_once(clips, call, ti
     outcome = call(clips / "both.mp4", checkpoint=lost)
     assert outcome.code in (1, 2)
     assert "no/such/clip" in outcome.said
-    assert "--clip_model" in outcome.said
-    found = call(clips / "both.mp4", "--clip_model", tiny_clip, checkpoint=lost)
+    assert "--image_model" in outcome.said
+    found = call(clips / "both.mp4", "--image_model", tiny_clip, checkpoint=lost)
     assert found.code == 0
     np.testing.assert_allclose(found.probabilities, call(clips / "both.mp4").probabilities, atol=1e-6)
 

@@ -10,7 +10,7 @@ import torch
 from test_predict import CLIP_DIM, checkpoint, clips, draw_pictures, draw_sound, write_checkpoint, write_clip
 
 from dataloader import SAMPLE_RATE
-from features.clip import ClipEncoder, load_clip
+from features.picture_encoders import PictureEncoder, load_picture_encoder
 from features.preparing import FramePreparer
 from inference.sources import Source
 from predict import FoalPredictor
@@ -165,8 +165,8 @@ def test_windows_are_those_parts_of_the_sound(options, predictor, checkpoint, lo
 def test_windows_are_those_parts_of_the_video(predictor, long_clip, tiny_clip, tmp_path):
     """The pictures of each window by the numbers, through CLIP by hand, without the code that cuts videos."""
     path, pictures, sound = long_clip
-    network, processor = load_clip(tiny_clip)
-    encoder, prepare = ClipEncoder(network, processor, torch.device("cpu"), None), FramePreparer(processor)
+    network, processor = load_picture_encoder(tiny_clip)
+    encoder, prepare = PictureEncoder(network, processor, torch.device("cpu"), None), FramePreparer(processor)
     features = encoder(np.stack([prepare(picture, "full") for picture in pictures])).numpy()
     answer, names = predictor.predict(path)[0], []
     assert answer.streams == "av"
