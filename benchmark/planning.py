@@ -64,7 +64,7 @@ class Needs:
     Attributes:
         step: Counter, bytes by part at the peak of a step.
         precision: `no`, `fp16` or `bf16`.
-        weights, trained: bytes of all parameters and of those that are trained.
+        weights, trained, saved: bytes of all parameters, of those that are trained, and of those that a checkpoint has.
         others: {phase: bytes at its peak}.
         flops: {phase: FLOPs of its counted batch}.
     """
@@ -73,6 +73,7 @@ class Needs:
     precision: str
     weights: int
     trained: int
+    saved: int
     others: dict = field(default_factory=dict)
     flops: dict = field(default_factory=dict)
 
@@ -189,7 +190,7 @@ def plan_training(args, config, corpus):
     """The Plan of a training; arguments as those of `count_needs`."""
     batches = choose_batches(args, corpus)
     typical, longest = (count_needs(args, config, corpus, batches[name]) for name in ("typical", "longest"))
-    disk = {"best/": longest.weights, "last/": longest.weights + 2 * longest.trained}
+    disk = {"best/": longest.saved, "last/": longest.saved + 2 * longest.trained}
     disk["the save before, while it trains"] = sum(disk.values())
     size = args.batch_size * args.gradient_accumulation_steps
     steps = args.epochs * len(BalancedBatchSampler(corpus.labels, size, args.seed))
@@ -337,7 +338,8 @@ class Rehearsal:
         self.optimizer.zero_grad()
         weights = list(self.model.parameters())
         trained = [parameter for parameter in weights if parameter.requires_grad]
-        sizes = (sum(parameter.nbytes for parameter in some) for some in (weights, trained))
+        saved = self.model.own_state_dict().values()  # without what is under adapters
+        sizes = (sum(tensor.nbytes for tensor in some) for some in (weights, trained, saved))
         return Needs(+gpu.peak, self.precision, *sizes, flops={"step": gpu.flops})
 
     def count_evaluation(self, needs, lengths):

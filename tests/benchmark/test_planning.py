@@ -142,7 +142,8 @@ def test_parts_that_are_not_trained_cost_no_moments_and_their_states_are_counted
         assert needs.step["moments"] == pytest.approx(2 * needs.trained, rel=0.1)
         assert needs.bytes < whole.bytes
     assert lora.trained == sum(p.nbytes for p in model.parameters() if p.requires_grad) < whole.trained
-    assert lora.weights > whole.weights
+    assert lora.weights > whole.weights == whole.saved
+    assert lora.saved == sum(w.nbytes for w in model.own_state_dict().values()) < lora.weights
     assert upper.weights == whole.weights
     assert upper.flops["step"] < whole.flops["step"] / 1.4
     assert "states of the encoder" in upper.others
