@@ -40,6 +40,7 @@ from dataloader import (
     warn_oddities,
 )
 from encoders import check_length, read_config, wants_normalized
+from features.folder import describe_files
 from features.preprocessing import Preprocessing, describe_clip
 from features.speech import SpeechEncoder, extract_audio, read_audio_record
 from model import INITIAL_TEMPERATURE, MODALITIES, POOLINGS, FoalNet, FoalNetConfig
@@ -53,7 +54,7 @@ from running.launch import configure_logging, join_processes, start_processes
 from running.model_folder import write_model
 from running.precision import PRECISIONS, choose_precision
 from running.progress import progress_bar
-from running.records import checksum_weights, describe_files
+from running.records import checksum_weights
 from running.stopping import Stopped, collect_stops
 from running.training_state import TrainingState
 from running.watching import BadSteps, Totals, measure_gradients, skip_bad_step

@@ -238,7 +238,7 @@ def test_features_are_found_in_the_three_layouts(corpus, tmp_path, layout, dtype
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, np.full((200, 6), i, dtype))
     checked, dim = check_utterances(corpus, video_root=tmp_path / "root", progress=False)
-    assert dim == 6
+    assert dim == {"video": 6}
     items = [FoalDataset(checked, max_frames=180)[i] for i in range(3)]
     assert [item["video_features"].shape for item in items] == [(180, 6)] * 3
     assert [float(item["video_features"][0, 0]) for item in items] == [1, 2, 3]
@@ -321,12 +321,12 @@ def test_a_missing_feature_folder_names_the_flag(corpus, tmp_path):
 
 def test_the_files_of_an_unused_stream_are_not_needed(corpus, tmp_path):
     checked, dim = check_utterances(corpus, "a", tmp_path / "nowhere", progress=False)
-    assert dim is None
+    assert dim == {}
     assert set(FoalDataset(checked, "a")[0]) == {"utt_id", "label", "input_values"}
     for utterance in corpus:
         (tmp_path / f"{utterance.utt_id}.wav").unlink()
     checked, dim = check(corpus, tmp_path, modality="v")
-    assert dim == 6
+    assert dim == {"video": 6}
     assert set(FoalDataset(checked, "v")[0]) == {"utt_id", "label", "video_features"}
 
 
