@@ -65,7 +65,7 @@ def start(folder):
     args = train.parse_args(flags)
     splits = train.read_lists(args)
     lap("read")
-    splits, _ = train.check_lists(args, splits, None, False)
+    splits, _ = train.check_lists(args, splits, None)
     lap("check")
     everything = [utterance for split in splits.values() for utterance in split]
     data = describe_files(everything, args.modality)

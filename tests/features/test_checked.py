@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,13 @@ import soundfile as sf
 from dataloader import Utterance, check_utterances
 from features.checked import RECORD_FILE
 from running.errors import InputError
+from train import local_main_first
 
-OLD = 1_600_000_000  # seconds, long before any start
+OLD = 1_600_000_000 * 10**9  # ns, long before any start
 
 
-def age(path, seconds=OLD):
-    os.utime(path, (seconds, seconds))
+def age(path, time=OLD):
+    os.utime(path, ns=(time, time))
 
 
 @pytest.fixture
@@ -41,10 +44,9 @@ def check(corpus, **options):
 
 def spoil(path, keep_time=True):
     """Other bytes of the same number: NaN for features, noise for a sound."""
-    time = os.stat(path).st_mtime
-    size = path.stat().st_size
+    time, size = path.stat().st_mtime_ns, path.stat().st_size
     path.write_bytes(path.read_bytes()[:128] + b"\xff" * (size - 128) if path.suffix == ".npy" else b"\xff" * size)
-    age(path, time if keep_time else time + 1)
+    age(path, time if keep_time else time + 1000)
 
 
 @pytest.mark.parametrize("name", ["features/b.npy", "b.wav"])
@@ -162,6 +164,15 @@ def test_a_folder_that_cannot_be_written_is_recorded_in_the_cache_or_nowhere(cor
             check(corpus)
 
 
+def test_who_reads_a_record_while_it_is_written_has_a_whole_one(corpus, tmp_path):
+    check(corpus[:2])
+    record = tmp_path / "features" / RECORD_FILE
+    content = record.read_bytes()
+    with record.open("rb") as reader:
+        check(corpus)
+        assert reader.read() == content != record.read_bytes()
+
+
 def test_starts_at_the_same_time_leave_a_whole_record(corpus, tmp_path, caplog):
     context = multiprocessing.get_context("fork")
     starts = [context.Process(target=check, args=(corpus[: i % 3 + 1],)) for i in range(6)]
@@ -175,3 +186,33 @@ def test_starts_at_the_same_time_leave_a_whole_record(corpus, tmp_path, caplog):
     assert check(corpus) == first
     assert caplog.messages == []
     assert sorted(path.name for path in (tmp_path / "features").glob(".*")) == [RECORD_FILE]
+
+
+class Process:
+    """A thread in the place of a process: what `local_main_first` needs of a PartialState."""
+
+    def __init__(self, rank, barrier):
+        self.is_local_main_process, self.wait_for_everyone = rank == 0, lambda: barrier.wait(timeout=20)
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_one_process_checks_and_the_others_take_what_it_found_or_fail_as_it_does(corpus, tmp_path, bad):
+    barrier, path = threading.Barrier(3), tmp_path / "features" / "b.npy"
+    if bad:
+        spoil(path)
+
+    def run(rank):
+        try:
+            with local_main_first(Process(rank, barrier)) as is_first:
+                assert is_first == (rank == 0)
+                found = check(corpus)
+                if is_first:
+                    spoil(path)  # who opens it now, fails
+                return found
+        except InputError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(3) as pool:
+        first, *others = pool.map(run, [0, 1, 2])
+    assert others == [first, first]
+    assert isinstance(first, str) == bad
