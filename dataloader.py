@@ -20,13 +20,11 @@ import math
 import os
 import signal
 import struct
-import threading
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
-from tokenize import TokenError
 
 import av
 import numpy as np
@@ -35,6 +33,8 @@ import torch
 import torchaudio
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from features.checked import CheckedFiles, check_files
+from features.folder import FeatureFolder, read_features
 from running.errors import InputError, join_problems
 from running.progress import progress_bar
 from running.stopping import die_with_parent
@@ -48,18 +48,14 @@ LARGEST_FILTER = 5e7  # weights of a resampling filter
 BLOCK = 1 << 20  # steps of sound read at a time
 RESAMPLE_MARGIN = 0.05  # seconds read past the cut, so that the resampling filter never sees it
 UNREADABLE = (sf.LibsndfileError, TypeError)  # of libsndfile; the latter for names that end in .raw
-# What np.load raises for a file that is no array or a broken one; it reads the header as Python text.
-BROKEN_ARRAY = (ValueError, OSError, EOFError, SyntaxError, TokenError, TypeError, ArithmeticError)
-BROKEN_ARRAY += (LookupError, RecursionError, MemoryError)
-# Python 3.11's parser counts its depth for all threads together: two headers at a time may end in a SystemError.
-ONE_HEADER = threading.Lock()
 PREROLL = 1.0  # seconds decoded ahead of a cut: the first frames after a seek in a compressed stream are not whole
 LABELS = ("hap", "neu", "sad", "ang")  # the released order
 ID_BYTES = 200  # of an utterance id at most: it becomes a file name, of at most 255 with all that is put around it
+FRAME_RATE, STATE_RATE = 30, 50  # rows of video and audio features a second, for the order of an evaluation
 ENDLESS = 0x7FFFF000  # bytes of sound; programs that write into a pipe promise this or more
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Utterance:
     """One line of an scp list; `features` and `duration` (seconds) are filled in by `check_utterances`."""
 
@@ -339,49 +335,6 @@ def normalize_waveform(samples):
     return (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
 
 
-def index_features(video_root):
-    """Find the `.npy` files of a feature folder: `<utt_id>.npy`, `<session>/<utt_id>.npy` or `session01/<utt_id>.npy`.
-
-    Returns: {utt_id: path}.
-    Raises: InputError when the folder is missing or an utterance has two files.
-    """
-    root = Path(video_root)
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder; --video_root is where scripts.extract_clip wrote its .npy files")
-    found, problems = {}, []
-    for path in sorted([*root.glob("*.npy"), *root.glob("*/*.npy")]):
-        if path.stem in found and not path.name.startswith("."):
-            problems.append(f"{path}: {found[path.stem]} holds features of the same utterance; keep one")
-        found[path.stem] = str(path)
-    if problems:
-        raise InputError(join_problems(problems))
-    return found
-
-
-def read_features(path, max_frames=None):
-    """Memory-map the video features of one utterance.
-
-    Args:
-        path: .npy file, (frames, dim) float32 or float16.
-        max_frames: rows to keep, None for all.
-    Returns: (frames, dim) array, mapped, not yet read.
-    Raises: InputError that names the file.
-    """
-    try:
-        with ONE_HEADER:
-            features = np.load(path, mmap_mode="r", allow_pickle=False)
-    except BROKEN_ARRAY as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: not a .npy array: {reason}") from error
-    if isinstance(features, np.lib.npyio.NpzFile):
-        raise InputError(f"{path}: an archive of arrays; a single array (np.save) is expected")
-    if features.ndim != 2 or features.shape[0] == 0 or features.shape[1] == 0:
-        raise InputError(f"{path}: shape {features.shape}; (frames, dim) with at least one frame is expected")
-    if features.dtype not in (np.float32, np.float16):
-        raise InputError(f"{path}: dtype {features.dtype}; float32 or float16 is expected")
-    return features[:max_frames]
-
-
 def read_states(path):
     """The cached states of one utterance, (Ta, Da) float32. Raises: InputError that names the file."""
     states = read_features(path)
@@ -396,81 +349,70 @@ def check_utterances(
 ):
     """Look at every file of a list before training starts: headers of sounds, values of features.
 
+    What was found good once, and has the size and time of then, is not opened again (features/checked.py).
+
     Args:
         utterances: list of Utterance.
         modality: `av`, `a` or `v`; the files of an unused stream are not looked at.
-        video_root: folder of the features.
-        max_length, max_frames: seconds and rows that will be used.
-    Returns: (the utterances with `features` and `duration` (seconds used) filled in, video dim or None).
+        video_root, audio_root: folders of the features; without audio_root the sounds are taken.
+        max_length, max_frames: seconds and video rows that will be used.
+    Returns: the utterances with `features`, `audio_features` and `duration` (seconds used) filled in, and {"audio":
+        dim, "video": dim} of the folders that were looked at.
     Raises: InputError that names every bad file at once.
     """
-    index = index_features(video_root) if "v" in modality else {}
-    audio_index = index_features(audio_root) if audio_root else {}
-    problems, dims, cut, checked, audio_dim = [], {}, [], [], {}
-
-    def check(utterance):
-        errors, duration, promised, features, shape = [], None, None, None, None
-        audio = None
+    utt_ids, streams = [utterance.utt_id for utterance in utterances], {}
+    seconds, sound_errors = None, {}
+    with progress_bar(total=len(utterances) * len(modality), desc="Check", unit="file", disable=not progress) as bar:
         if "a" in modality and audio_root:
-            try:
-                audio, found = _look_at_features(utterance.utt_id, audio_index, audio_root, None)
-                duration = found[0] / 50
-                audio_dim["audio"] = found[1]
-            except InputError as error:
-                errors.append(str(error))
+            streams["audio"] = FeatureFolder(audio_root, "--audio_root").check(utt_ids, bar)
+            seconds = streams["audio"].rows / STATE_RATE
         elif "a" in modality:
-            try:
-                duration, promised = _look_at_sound(utterance.path)
-            except InputError as error:
-                errors.append(str(error))
+            seconds, sound_errors = _check_sounds([utterance.path for utterance in utterances], bar)
         if "v" in modality:
-            try:
-                features, shape = _look_at_features(utterance.utt_id, index, video_root, max_frames)
-            except InputError as error:
-                errors.append(str(error))
-        used = min(duration, max_length) if duration else (shape[0] / 30 if shape else None)
-        return replace(utterance, features=features, duration=used, audio_features=audio), promised, shape, errors
-
-    with ThreadPoolExecutor(8) as pool:
-        bar = progress_bar(
-            pool.map(check, utterances), total=len(utterances), desc="Check", unit="utt", disable=not progress
-        )
-        for utterance, promised, shape, errors in bar:
-            problems.extend(errors)
-            if shape:
-                dims.setdefault(shape[1], utterance.features)
-            if promised:
-                cut.append(f"{utterance.path} ({promised[1]} of {promised[0]} bytes)")
-            checked.append(utterance)
-    if len(dims) > 1:
-        problems.append("; ".join(f"{path}: dim {dim}" for dim, path in dims.items()) + ": one dim is expected")
+            streams["video"] = index_features(video_root).check(utt_ids, bar, max_frames)
+            seconds = streams["video"].rows / FRAME_RATE if seconds is None else seconds
+    errors = [sound_errors, *(found.errors for found in streams.values())]
+    problems = [part[i] for i in sorted(set().union(*errors)) for part in errors if i in part]
+    problems += [found.problem for found in streams.values() if found.problem]
     if problems:
         raise InputError(join_problems(problems))
-    if cut:
-        cut = list(dict.fromkeys(cut))  # a file may stand in several lists
-        names = ", ".join(cut[:3]) + ", ..." * (len(cut) > 3)
-        logger.warning("%d sounds were cut short, their headers promise more than the files hold: %s", len(cut), names)
-    return checked, audio_dim | ({"video": next(iter(dims))} if dims else {})
+    if "a" in modality:
+        seconds = np.minimum(seconds, max_length)
+    audio, video = (streams[name].places if name in streams else repeat(None) for name in ("audio", "video"))
+    checked = [
+        replace(utterance, features=picture, duration=duration, audio_features=states)
+        for utterance, picture, duration, states in zip(utterances, video, seconds.tolist(), audio, strict=False)
+    ]
+    return checked, {name: found.dim for name, found in streams.items()}
+
+
+def index_features(video_root):
+    """The FeatureFolder of --video_root; its `get` gives the place of an utterance's features. Raises: InputError."""
+    return FeatureFolder(video_root)
+
+
+def _check_sounds(paths, bar):
+    """Seconds of each sound, (n,) float64, and {i: message} of the bad ones; warns of those that were cut short."""
+    root = os.path.dirname(os.path.commonprefix(paths))
+    record = CheckedFiles(root, beside=False)
+    names = [os.path.abspath(path) for path in paths]
+    values, errors = check_files(record, names, paths, lambda i: _look_at_sound(paths[i]), bar)
+    cut = np.flatnonzero(values[:, 1])
+    names = [f"{paths[i]} ({values[i, 2]:.0f} of {values[i, 1]:.0f} bytes)" for i in cut]
+    if names := list(dict.fromkeys(names)):  # a file may stand in several lists
+        shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+        logger.warning(
+            "%d sounds were cut short, their headers promise more than the files hold: %s", len(names), shown
+        )
+    return values[:, 0], errors
 
 
 def _look_at_sound(path):
-    """Seconds of a sound, and what `find_cut` says of it. Raises: InputError."""
+    """Seconds of a sound, and what `find_cut` says of it or zeros. Raises: InputError."""
     duration = read_duration(path)
     if duration * SAMPLE_RATE < MIN_SAMPLES:
         raise InputError(f"{path}: {duration * 1000:.1f} ms of sound; at least 25 ms are needed")
-    return duration, find_cut(path)
-
-
-def _look_at_features(utt_id, index, video_root, max_frames):
-    """The path and the shape of the features of an utterance. Raises: InputError."""
-    features = index.get(utt_id)
-    if features is None:
-        raise InputError(f"{video_root}: no features of {utt_id} ({utt_id}.npy)")
-    rows = read_features(features, max_frames)
-    if not np.isfinite(rows).all():
-        bad = int(np.argwhere(~np.isfinite(rows).all(1))[0, 0])
-        raise InputError(f"{features}: row {bad} holds NaN or infinity")
-    return features, rows.shape
+    return duration, *(find_cut(path) or (0, 0))
 
 
 class FoalDataset(Dataset):

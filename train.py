@@ -10,6 +10,7 @@ the same command with --resume goes on from the last step that was saved. `--hel
 """
 
 import argparse
+import contextlib
 import itertools
 import logging
 import signal
@@ -40,6 +41,7 @@ from dataloader import (
     warn_oddities,
 )
 from encoders import check_length, read_config, wants_normalized
+from features.folder import describe_files
 from features.preprocessing import Preprocessing, describe_clip
 from features.speech import SpeechEncoder, extract_audio, read_audio_record
 from model import INITIAL_TEMPERATURE, MODALITIES, POOLINGS, FoalNet, FoalNetConfig
@@ -53,7 +55,7 @@ from running.launch import configure_logging, join_processes, start_processes
 from running.model_folder import write_model
 from running.precision import PRECISIONS, choose_precision
 from running.progress import progress_bar
-from running.records import checksum_weights, describe_files
+from running.records import checksum_weights
 from running.stopping import Stopped, collect_stops
 from running.training_state import TrainingState
 from running.watching import BadSteps, Totals, measure_gradients, skip_bad_step
@@ -324,23 +326,38 @@ def read_lists(args):
     return splits
 
 
-def check_lists(args, splits, audio_root, progress=True):
+def check_lists(args, splits, audio_root, state=None):
     """Look at every file of the lists.
 
-    Args: splits: of `read_lists`. audio_root: of ready audio features, None where the sounds are taken.
+    Args:
+        splits: of `read_lists`. audio_root: of ready audio features, None where the sounds are taken.
+        state: PartialState, None for one process.
     Returns: {split: list of Utterance}, {stream: width of its features}.
     """
-    everything, dims = check_utterances(
-        [utterance for utterances in splits.values() for utterance in utterances],
-        args.modality,
-        args.video_root,
-        args.max_length,
-        args.max_frames,
-        progress,
-        audio_root,
-    )
-    checked = iter(everything)
+    utterances = [utterance for split in splits.values() for utterance in split]
+    cut = args.max_length, args.max_frames
+    with local_main_first(state) as is_first:
+        found = check_utterances(utterances, args.modality, args.video_root, *cut, is_first, audio_root)
+    checked, dims = iter(found[0]), found[1]
     return {split: [next(checked) for _ in utterances] for split, utterances in splits.items()}, dims
+
+
+@contextlib.contextmanager
+def local_main_first(state):
+    """Let one process a machine go first, so that the others find recorded what it checked.
+
+    Where it fails they come upon the same file and fail too, so nobody waits for ever.
+
+    Args: state: PartialState, None for one process. Yields: whether this process is the first one.
+    """
+    is_first = state is None or state.is_local_main_process
+    if not is_first:
+        state.wait_for_everyone()
+    try:
+        yield is_first
+    finally:
+        if is_first and state is not None:
+            state.wait_for_everyone()
 
 
 def compute_states(args, splits, state):
@@ -349,7 +366,8 @@ def compute_states(args, splits, state):
     Args: splits: of `read_lists`. state: PartialState.
     """
     utterances = [utterance for split in splits.values() for utterance in split]
-    utterances, _ = check_utterances(utterances, "a", None, args.max_length, progress=state.is_local_main_process)
+    with local_main_first(state) as is_first:
+        utterances, _ = check_utterances(utterances, "a", None, args.max_length, progress=is_first)
     layer = args.audio_layer
     if args.train_layers is not None:
         layer = describe_encoder(args).encoder_layers - args.train_layers
@@ -463,7 +481,7 @@ def build_run(args):
     splits = read_lists(args)
     if args.freeze_encoder or args.train_layers is not None:
         compute_states(args, splits, state)
-    splits, dims = check_lists(args, splits, args.audio_root, state.is_local_main_process)
+    splits, dims = check_lists(args, splits, args.audio_root, state)
     everything = [utterance for split in splits.values() for utterance in split]
     data = describe_files(everything, args.modality)
     clip = describe_clip(everything) if "v" in args.modality else None

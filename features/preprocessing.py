@@ -6,6 +6,7 @@
 
 import json
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def describe_clip(utterances):
 
     Returns: dict of CLIP_KEYS, or None where there is none or several differ, which is warned of.
     """
-    folders = sorted({str(Path(u.features).parent) for u in utterances if u.features})
+    folders = sorted({os.path.dirname(u.features) for u in utterances if u.features})
     found = {}
     for folder in folders:
         for place in (Path(folder), Path(folder).parent):

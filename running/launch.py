@@ -9,6 +9,7 @@ set MASTER_ADDR when more were asked for, so the one process can tell, and becom
 import logging
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
@@ -22,6 +23,7 @@ from running.errors import InputError
 from running.stopping import die_with_parent
 
 logger = logging.getLogger("foalnet")
+PATIENCE = timedelta(hours=2)  # with a process that reads every file of a large corpus for the first time
 
 NUMBERS = ("num_processes", "num_machines", "multi_gpu", "gpu_ids", "config_file")  # flags that tell how many
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -115,7 +117,7 @@ def join_processes(cpu=False, **options):
             raise InputError(f"accelerate launch: {name} is not supported, the losses see one whole model; {INSTEAD}")
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans a kernel for every new shape, and every batch is one
     cpu = cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    state = PartialState(cpu=cpu, **options)
+    state = PartialState(cpu=cpu, **{"timeout": PATIENCE, **options})
     kind = state.distributed_type
     if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise InputError(f"accelerate launch: {kind.value} is not supported; {INSTEAD}")

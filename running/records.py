@@ -112,15 +112,6 @@ def hash_file(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe_files(utterances, modality):
-    """{path: [bytes, time of the last change in ns]} of the sounds and features that a list of Utterance uses."""
-    sounds = {u.path for u in utterances if not u.audio_features} if "a" in modality else set()
-    features = {path for u in utterances for path in (u.audio_features, u.features) if path}
-    paths = sorted(sounds | features)
-    stats = [os.stat(path) for path in paths]
-    return {path: [stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)}
-
-
 def checksum_weights(model):
     """CRC-32 of all weights, eight hexadecimal digits: tells two checkpoints at one path apart.
 

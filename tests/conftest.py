@@ -10,6 +10,14 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a suite that a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or no child of a test could be interrupted
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory):
+    """What was checked (features/checked.py) is not recorded in the user's own cache; child processes inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FOALNET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_wavlm(tmp_path_factory):
     """Folder of the demo's random WavLM checkpoint."""
