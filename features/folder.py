@@ -20,6 +20,7 @@ import numpy as np
 
 from features.checked import CheckedFiles, check_files, hash_names
 from running.errors import InputError, join_problems
+from running.records import FileTable
 
 # What np.load raises for a file that is no array or a broken one; it reads the header as Python text.
 BROKEN_ARRAY = (ValueError, OSError, EOFError, SyntaxError, TokenError, TypeError, ArithmeticError)
@@ -267,9 +268,12 @@ class FeatureFolder:
 
 
 def describe_files(utterances, modality):
-    """{path: [bytes, time of the last change in ns]} of the sounds and features that a list of Utterance uses."""
-    sounds = {u.path for u in utterances if not u.audio_features} if "a" in modality else set()
-    features = {split_place(place)[0] for u in utterances for place in (u.audio_features, u.features) if place}
-    paths = sorted(sounds | features)
-    stats = [os.stat(path) for path in paths]
-    return {path: [stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)}
+    """The FileTable of the sounds and features that a list of Utterance uses. Raises: OSError where one is gone."""
+    files = {u.path for u in utterances if not u.audio_features} if "a" in modality else set()
+    files.update(split_place(place)[0] for u in utterances for place in (u.audio_features, u.features) if place)
+    paths = sorted(files)
+    stats = np.zeros((len(paths), 2), np.int64)
+    for i, path in enumerate(paths):
+        stat = os.stat(path)
+        stats[i] = stat.st_size, stat.st_mtime_ns
+    return FileTable(paths, stats)
