@@ -21,7 +21,7 @@ import os
 import signal
 import struct
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import repeat
 from pathlib import Path
@@ -380,8 +380,8 @@ def check_utterances(
         seconds = np.minimum(seconds, max_length)
     audio, video = (streams[name].places if name in streams else repeat(None) for name in ("audio", "video"))
     checked = [
-        replace(utterance, features=picture, duration=duration, audio_features=states)
-        for utterance, picture, duration, states in zip(utterances, video, seconds.tolist(), audio, strict=False)
+        Utterance(u.utt_id, u.path, u.label, picture, duration, states)
+        for u, picture, duration, states in zip(utterances, video, seconds.tolist(), audio, strict=False)
     ]
     return checked, {name: found.dim for name, found in streams.items()}
 

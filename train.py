@@ -55,7 +55,7 @@ from running.launch import configure_logging, join_processes, start_processes
 from running.model_folder import write_model
 from running.precision import PRECISIONS, choose_precision
 from running.progress import progress_bar
-from running.records import checksum_weights
+from running.records import FileTable, checksum_weights
 from running.stopping import Stopped, collect_stops
 from running.training_state import TrainingState
 from running.watching import BadSteps, Totals, measure_gradients, skip_bad_step
@@ -284,7 +284,7 @@ class Run:
     evaluation_loaders: dict  # {"valid": chooses the epoch, "test": reported, in the strict protocol}
     state: TrainingState  # what is saved of the above, and the progress
     folder: RunFolder
-    data: dict  # {path: [bytes, time]} of all sounds and features
+    data: FileTable  # of all sounds and features
     preprocessing: Preprocessing
 
     @property

@@ -22,6 +22,7 @@ from benchmark.fake_gpu import FakeGpu
 from benchmark.model_workloads import FRAME_RATE, SHARED, SIZES, autocast, draw_durations
 from benchmark.stock import MAX_LENGTH
 from dataloader import SAMPLE_RATE, BalancedBatchSampler, EvaluationBatchSampler, read_features
+from features.folder import split_place
 from model import FoalNet, FoalNetConfig
 from optims import build_optimizer
 from running.errors import InputError
@@ -110,7 +111,7 @@ def read_corpus(args):
     lengths = {split: np.array([_measure(u, args.max_frames) for u in split_]) for split, split_ in splits.items()}
     labels = np.array([utterance.label for utterance in splits["train"]])
     corpus = Corpus(lengths.pop("train"), lengths, labels, dims.get("video", FoalNetConfig().video_dim), 0, origin)
-    paths = {u.features for split in splits.values() for u in split if u.features}
+    paths = {split_place(u.features)[0] for split in splits.values() for u in split if u.features}
     corpus.features = sum(Path(path).stat().st_size for path in paths) if extracted else _estimate_features(corpus)
     return corpus
 

@@ -54,7 +54,6 @@ def start(folder):
     from dataloader import build_dataloaders
     from features.folder import describe_files
     from features.preprocessing import describe_clip
-    from running.records import write_json
 
     before, seconds, begun = read_peak(), {}, time.perf_counter()
 
@@ -71,7 +70,7 @@ def start(folder):
     data = describe_files(everything, args.modality)
     describe_clip(everything)
     lap("describe")
-    write_json(Path(folder, "data.json"), data)
+    data.write(Path(folder, "data.json"))
     lap("write")
     loader, _ = build_dataloaders(splits.pop("train"), splits, batch_size=16, seed=1, num_workers=1)
     lap("build")

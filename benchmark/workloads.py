@@ -8,10 +8,11 @@ import torch
 from benchmark import file_workloads, model_workloads
 from benchmark.file_workloads import build_data_arms, build_extract_arms
 from benchmark.model_workloads import build_model_arms, draw_durations
+from benchmark.start import time_starts, write_corpus
 from benchmark.tables import describe_arms
 from benchmark.timing import profile_arm, time_arms
 
-WORKLOADS = (*model_workloads.WORKLOADS, *file_workloads.WORKLOADS)
+WORKLOADS = (*model_workloads.WORKLOADS, *file_workloads.WORKLOADS, "start")
 
 
 def run_workload(workload, args, ceilings, device):
@@ -24,7 +25,16 @@ def run_workload(workload, args, ceilings, device):
     """
     if workload in model_workloads.WORKLOADS:
         return _run_model_workload(workload, args, ceilings, device)
+    if workload == "start":
+        return _run_start(args)
     return _run_file_workload(workload, args, ceilings, device)
+
+
+def _run_start(args):
+    with tempfile.TemporaryDirectory() as folder:
+        write_corpus(folder, args.utterances, args.seed)
+        case = {"workload": "start", "size": f"{args.utterances} utterances"}
+        return [{**case, **row, "items/s": args.utterances / row["seconds"]} for row in time_starts(folder)]
 
 
 def _run_model_workload(workload, args, ceilings, device):

@@ -20,6 +20,7 @@ import numpy as np
 
 from features.checked import CheckedFiles, check_files, hash_names
 from running.errors import InputError, join_problems
+from running.records import FileTable, replace_file
 
 # What np.load raises for a file that is no array or a broken one; it reads the header as Python text.
 BROKEN_ARRAY = (ValueError, OSError, EOFError, SyntaxError, TokenError, TypeError, ArithmeticError)
@@ -32,7 +33,11 @@ PLAIN_HEADER = re.compile(
 SHARD = ".safetensors"
 SHARD_NAME = re.compile(r"shard-\d+\.safetensors")
 SHARD_DTYPES = {"F32": 4, "F16": 2}  # bytes of a number
-MAKERS = {"--video_root": "scripts.extract_clip wrote its .npy files", "--audio_root": "the .npy audio features are"}
+MAKERS = {
+    "ROOT": "the .npy features are",
+    "--video_root": "scripts.extract_clip wrote its .npy files",
+    "--audio_root": "the .npy audio features are",
+}
 
 
 def split_place(place):
@@ -147,6 +152,31 @@ class Shard:
             raise InputError(f"{self.path}: holds no {utt_id}")
         first, rows, dim, width = self.tensors[row].tolist()
         return self.content[first : first + rows * dim * width].view(f"<f{width}").reshape(rows, dim)
+
+
+def write_shard(path, places, bar):
+    """Write a shard, one utterance in memory at a time.
+
+    Args: path: file. places: {utt_id: .npy file}. bar: progress bar, moved on by each.
+    Raises: InputError for features that are not finite or no features.
+    """
+    header, end = {}, 0
+    for utt_id, place in places.items():
+        features = read_features(place)
+        begin, end = end, end + features.nbytes
+        dtype = "F32" if features.dtype == np.float32 else "F16"
+        header[utt_id] = {"dtype": dtype, "shape": list(features.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with replace_file(path) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for utt_id, place in places.items():
+            look_at_features(place)
+            features = np.ascontiguousarray(read_features(place))
+            if features.nbytes != np.subtract(*header[utt_id]["data_offsets"][::-1]):
+                raise InputError(f"{place}: was written while it was read")
+            file.write(features.tobytes())
+            bar.update()
 
 
 _shards = {}  # {path: Shard} of this process; worker processes inherit what is mapped
@@ -267,9 +297,12 @@ class FeatureFolder:
 
 
 def describe_files(utterances, modality):
-    """{path: [bytes, time of the last change in ns]} of the sounds and features that a list of Utterance uses."""
-    sounds = {u.path for u in utterances if not u.audio_features} if "a" in modality else set()
-    features = {split_place(place)[0] for u in utterances for place in (u.audio_features, u.features) if place}
-    paths = sorted(sounds | features)
-    stats = [os.stat(path) for path in paths]
-    return {path: [stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)}
+    """The FileTable of the sounds and features that a list of Utterance uses. Raises: OSError where one is gone."""
+    files = {u.path for u in utterances if not u.audio_features} if "a" in modality else set()
+    files.update(split_place(place)[0] for u in utterances for place in (u.audio_features, u.features) if place)
+    paths = sorted(files)
+    stats = np.zeros((len(paths), 2), np.int64)
+    for i, path in enumerate(paths):
+        stat = os.stat(path)
+        stats[i] = stat.st_size, stat.st_mtime_ns
+    return FileTable(paths, stats)

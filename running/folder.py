@@ -52,7 +52,7 @@ class RunFolder:
         Args:
             flags: dict of the command line.
             lists: paths of the scp lists.
-            data: {path: [bytes, time]} of the files that they name.
+            data: FileTable of the files that they name.
         Raises: InputError rather than lose or mix anything.
         """
         accelerator = self.accelerator
@@ -176,7 +176,7 @@ class RunFolder:
             write_json(self.root / "args.json", flags)
         if not begun:
             write_json(self.root / "environment.json", environment)
-            write_json(self.root / "data.json", data)
+            data.write(self.root / "data.json")
         start = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "step": self.progress.steps, **environment}
         with (self.root / "starts.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({**start, "flags": flags}) + "\n")

@@ -112,6 +112,31 @@ def hash_file(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class FileTable:
+    """Size and time of the last change of n files, in 16 bytes a file beside its path.
+
+    Args: paths: list. stats: (n, 2) int64, bytes and ns.
+    """
+
+    def __init__(self, paths, stats):
+        self.paths, self.stats = paths, stats
+
+    def __len__(self):
+        return len(self.paths)
+
+    def items(self):
+        """Pairs of a path and its [bytes, ns]."""
+        return ((path, row.tolist()) for path, row in zip(self.paths, self.stats, strict=True))
+
+    def write(self, path):
+        """Leave a JSON object, a file a line, whole or not at all."""
+        with replace_file(path) as file:
+            file.write(b"{")
+            for i, (name, entry) in enumerate(self.items()):
+                file.write(f"{',' * (i > 0)}\n{json.dumps(name, ensure_ascii=False)}: {json.dumps(entry)}".encode())
+            file.write(b"\n}\n")
+
+
 def checksum_weights(model):
     """CRC-32 of all weights, eight hexadecimal digits: tells two checkpoints at one path apart.
 

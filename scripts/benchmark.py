@@ -1,6 +1,6 @@
 """How fast is Foal-Net, against what the release does and against what the machine can do.
 
-    python -m scripts.benchmark --workloads train eval data extract --size large --batch 8
+    python -m scripts.benchmark --workloads train eval data extract start --size large --batch 8
 
 The arms run in turn, A B A B ..., and only ratios of their medians are claims. `stock` is what the release does,
 written with the same modules: transformers' WavLM as it is, everything padded to 6 s and 180 frames, real pairs fused
@@ -45,6 +45,7 @@ def build_parser():
     parser.add_argument("--clip_size", default="base", choices=CLIP_SIZES, help="shape of CLIP for extract")
     parser.add_argument("--video_seconds", type=float, default=12.0, help="length of the two videos of extract")
     parser.add_argument("--frames_batch", type=int, default=32, help="frames through CLIP at a time")
+    parser.add_argument("--utterances", type=int, default=100_000, help="of start, each a sound and features on disk")
     parser.add_argument("--rounds", type=int, default=3, help="counted runs of each arm")
     parser.add_argument("--profile", action="store_true", help="print the operations of train, options and eval")
     parser.add_argument("--seed", type=int, default=1234, help="seed of durations, weights and pictures")

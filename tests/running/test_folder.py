@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState, GradientState
 from running.errors import InputError
 from running.evaluation import Evaluation, write_evaluation
 from running.folder import RunFolder
+from running.records import FileTable
 from running.training_state import TrainingState
 
 
@@ -47,7 +48,8 @@ class Training:
     def open(self, data=None, **flags):
         flags = {"resume": False, "lr": 1e-4, "seed": 1, "num_workers": 0, "accept_changes": False, **flags}
         flags = {"epochs": 40, "scheduler": "cosine", **flags}
-        self.folder.open(flags, self.lists, data or {})
+        data = data or {}
+        self.folder.open(flags, self.lists, FileTable([*data], np.array([*data.values()]).reshape(-1, 2)))
 
     def finish_epoch(self, is_best=True):
         self.progress.epoch += 1
