@@ -7,7 +7,8 @@ Every batch is a dict with the keys
     attention_mask  (B, Na) bool       True where input_values is sound
     video_features  (B, Tv, Dv) float32 zero padded
     video_mask      (B, Tv) bool       True where a row is a video frame
-    audio_states    (B, Ta, Da) float32 instead of input_values where states are on disk (features/states.py)
+    audio_features  (B, Ta, Da) float32 instead of input_values: ready features (--audio_root)
+    audio_states    (B, Ta, Da) float32 the same of what lies below trained layers (--train_layers)
     audio_mask      (B, Ta) bool       True where a row is an audio frame
     labels          (B,) int64
     utt_ids         list of B str
@@ -53,6 +54,37 @@ LABELS = ("hap", "neu", "sad", "ang")  # the released order
 ID_BYTES = 200  # of an utterance id at most: it becomes a file name, of at most 255 with all that is put around it
 FRAME_RATE, STATE_RATE = 30, 50  # rows of video and audio features a second, for the order of an evaluation
 ENDLESS = 0x7FFFF000  # bytes of sound; programs that write into a pipe promise this or more
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One of the streams that a model may have.
+
+    Attributes:
+        name: in the names of models and embeddings. entries: {entry of a batch: its mask}.
+        word: what a user calls it. source: what it is of.
+    """
+
+    name: str
+    entries: dict
+    word: str
+    source: str
+
+    @property
+    def keys(self):
+        """All entries of a batch that it has."""
+        return tuple(dict.fromkeys([*self.entries, *self.entries.values()]))
+
+
+STREAMS = {  # by their letters in a modality; docs/extending.md says what a further one needs
+    "a": Stream(
+        "audio",
+        {"input_values": "attention_mask", "audio_features": "audio_mask", "audio_states": "audio_mask"},
+        "sound",
+        "speech",
+    ),
+    "v": Stream("video", {"video_features": "video_mask"}, "picture", "face video"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,7 +456,7 @@ class FoalDataset(Dataset):
         max_length: seconds of sound kept.
         max_frames: feature rows kept.
         normalize_audio: zero mean and unit variance over each utterance.
-        states_root: folder of `<utt_id>.npy` encoder states that take the place of the waveform.
+        audio_root: folder of the ready features that take the place of the waveform. audio_key: their entry.
     """
 
     def __init__(
@@ -476,13 +508,10 @@ def pad_rows(rows):
 def collate(items):
     """Pad a list of FoalDataset items to the longest of them; see the module docstring for the keys."""
     batch = {"utt_ids": [item["utt_id"] for item in items], "labels": torch.tensor([item["label"] for item in items])}
-    if "input_values" in items[0]:
-        batch["input_values"], batch["attention_mask"] = pad_rows([item["input_values"] for item in items])
-    for key in ("audio_features", "audio_states"):
-        if key in items[0]:
-            batch[key], batch["audio_mask"] = pad_rows([item[key] for item in items])
-    if "video_features" in items[0]:
-        batch["video_features"], batch["video_mask"] = pad_rows([item["video_features"] for item in items])
+    for stream in STREAMS.values():
+        for key, mask in stream.entries.items():
+            if key in items[0]:
+                batch[key], batch[mask] = pad_rows([item[key] for item in items])
     return batch
 
 

@@ -9,12 +9,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dataloader import STREAMS
 from running.errors import InputError
 from running.records import disarm, replace_file, write_text
 
 FORMATS = (".csv", ".json", ".jsonl", ".parquet", ".srt", ".vtt")
 MOST_LINES = 60  # windows that the terminal shows
-STREAM_NAMES = {"av": "sound and picture", "a": "sound", "v": "picture"}
+
+
+def name_streams(modality):
+    """Words for the streams of a modality."""
+    return " and ".join(STREAMS[letter].word for letter in modality)
 
 
 @dataclass
@@ -72,7 +77,7 @@ class Prediction:
     @property
     def streams(self):
         """`av`, `a` or `v`: what any window had."""
-        return "".join(s for s in "av" if any(s in window.streams for window in self.windows))
+        return "".join(s for s in STREAMS if any(s in window.streams for window in self.windows))
 
     def rank(self, k=None):
         """[(label, probability)], the likeliest first, k of them."""
@@ -152,12 +157,12 @@ def format_table(predictions, k=None):
         likely = "  ".join(f"{name} {p:.3f}" for name, p in prediction.rank(k))
         name = prediction.source if prediction.source.isprintable() else repr(prediction.source)
         rows.append([name, prediction.label, likely, prediction.entropy, f"{prediction.seconds:.2f}"])
-        rows[-1].append(STREAM_NAMES[prediction.streams])
+        rows[-1].append(name_streams(prediction.streams))
         for window in prediction.windows if windows and len(prediction.windows) > 1 else ():
             part = Prediction("", prediction.labels, [window])
             likely = "  ".join(f"{name} {p:.3f}" for name, p in part.rank(k))
             rows.append(["", part.label, likely, part.entropy, f"{window.start:.2f} to {window.end:.2f}"])
-            rows[-1].append(STREAM_NAMES[window.streams])
+            rows[-1].append(name_streams(window.streams))
     table = pd.DataFrame(rows, columns=["source", "label", "probabilities", "entropy", "seconds", "of"])
     return table.to_string(index=False, formatters={"entropy": "{:.2f}".format})
 

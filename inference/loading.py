@@ -16,7 +16,7 @@ import soundfile as sf
 from av.stream import Disposition
 
 from corpus.contents import SILENCE
-from dataloader import MIN_SAMPLES, SAMPLE_RATE, UNREADABLE, find_cut, read_audio, read_features
+from dataloader import MIN_SAMPLES, SAMPLE_RATE, STREAMS, UNREADABLE, find_cut, read_audio, read_features
 from features.decoding import Clip
 from features.extraction import encode_frames
 from features.loading import build_frame_loader
@@ -358,5 +358,5 @@ class Loader:
         if loaded.error is None and not all(segment.streams for segment in loaded.segments):
             loaded.segments = [segment for segment in loaded.segments if segment.streams]
         if loaded.error is None and not loaded.segments:
-            what = {"a": "has no sound", "v": "has no picture", "av": "has neither sound nor picture"}[self.modality]
+            what = "has no " + " and no ".join(STREAMS[letter].word for letter in self.modality)
             loaded.error = "; ".join([f"{loaded.source.name}: {what}", *loaded.notes])

@@ -22,7 +22,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from features.reading import read_frames
-from inference.answers import STREAM_NAMES, share_out
+from inference.answers import name_streams, share_out
 from inference.examples import turn_upright
 from inference.explaining import prepare_explanations
 from inference.pictures import draw_explanation
@@ -34,7 +34,6 @@ logger = logging.getLogger("foalnet")
 
 FORGET = 600  # seconds after which an upload is deleted
 RECORDED = {"width": 640, "height": 480}  # of a webcam
-STREAMS = {"av": "sound and picture", "a": "sound alone", "v": "picture alone"}
 INTRODUCTION = """# Which emotion does this clip show?
 Give a video or a sound, up to {max_mb} MB, or take an example. The model answers with one of **{labels}**,
 from {streams}."""
@@ -79,7 +78,11 @@ def build_page(predictor, examples=((), ()), max_mb=100):
         examples: of `make_examples`. max_mb: of a file, as the page says it.
     Returns: gr.Blocks, for `open_page`.
     """
-    introduction = {"labels": ", ".join(predictor.labels), "streams": STREAMS[predictor.modality], "max_mb": max_mb}
+    introduction = {
+        "labels": ", ".join(predictor.labels),
+        "streams": name_streams(predictor.modality),
+        "max_mb": max_mb,
+    }
     with gr.Blocks(title="Foal-Net", analytics_enabled=False, delete_cache=(60, FORGET)) as page:
         gr.Markdown(INTRODUCTION.format(**introduction))
         with gr.Row():
@@ -218,7 +221,7 @@ def name_classes(labels, probabilities):
 def describe_answer(predictor, prediction):
     """Markdown: what the answer is of, and what it lacked, in the words of predict.py."""
     parts = len(prediction.windows)
-    of = f"Of {prediction.seconds:.1f} s of {STREAM_NAMES[prediction.streams]}"
+    of = f"Of {prediction.seconds:.1f} s of {name_streams(prediction.streams)}"
     lines = [f"{of}, the mean of {parts} windows." if parts > 1 else f"{of}, as one window."]
     for note in prediction.notes:
         note = note.split(": ", 1)[-1]

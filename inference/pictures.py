@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dataloader import SAMPLE_RATE
-from inference.answers import STREAM_NAMES, share_out
+from inference.answers import name_streams, share_out
 from inference.explaining import SHOWN, prepare_explanations
 from inference.predictor import GROUP
 from inference.sources import MEDIA
@@ -126,7 +126,7 @@ def _describe(prediction):
     windows = f" in {len(prediction.windows)} windows" if len(prediction.windows) > 1 else ""
     return (
         f"{name}\n{label} {probability:.3f}, entropy {prediction.entropy:.2f} of {np.log(len(prediction.labels)):.2f} "
-        f"nats, {prediction.seconds:.2f} s of {STREAM_NAMES[prediction.streams]}{windows}"
+        f"nats, {prediction.seconds:.2f} s of {name_streams(prediction.streams)}{windows}"
     )
 
 

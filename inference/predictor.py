@@ -20,7 +20,7 @@ from features.face_tracks import read_face_settings
 from features.picture_encoders import DTYPES, PictureEncoder, choose_dtype, find_width, load_picture_encoder
 from features.preparing import FramePreparer
 from features.speech import SpeechEncoder
-from inference.answers import STREAM_NAMES, Prediction, Window
+from inference.answers import Prediction, Window, name_streams
 from inference.loading import Assumptions, Loaded, Loader
 from inference.sources import Source
 from running.errors import InputError
@@ -189,7 +189,7 @@ class FoalPredictor:
         incomplete, parts = False, [segment.streams for segment in loaded.segments]
         for stream in self.modality:
             lacking = sum(stream not in part for part in parts)
-            text = f"has no {STREAM_NAMES[stream]}"
+            text = f"has no {name_streams(stream)}"
             if 0 < lacking < len(parts):
                 text += f" in {lacking} of its {len(parts)} windows"
             incomplete |= lacking > 0

@@ -2,9 +2,10 @@
 
 import logging
 
+from dataloader import STREAMS
 from model import FoalNet
 from running.calibration import calibration_error, fit_temperature
-from running.evaluation import EMBEDDINGS, STREAMS, evaluate, write_evaluation
+from running.evaluation import EMBEDDINGS, evaluate, write_evaluation
 from running.model_card import write_card
 from running.model_folder import write_model
 from running.significance import count_hits, percentile_interval, resample_scores
@@ -70,10 +71,11 @@ def measure_one_stream(run, model):
     if model.config.modality != "av":
         return None
     scores = {}
-    for left, absent in (("audio", "video"), ("video", "audio")):
-        evaluation = evaluate(run.accelerator, model, run.evaluation_loaders["valid"], (), absent=STREAMS[absent])
+    for left in STREAMS.values():
+        absent = [key for stream in STREAMS.values() if stream != left for key in stream.keys]
+        evaluation = evaluate(run.accelerator, model, run.evaluation_loaders["valid"], (), absent)
         summary = evaluation.summarize(run.args.labels)
-        scores[left] = {"ua": summary["ua"], "wa": summary["wa"]}
+        scores[left.name] = {"ua": summary["ua"], "wa": summary["wa"]}
     return scores
 
 

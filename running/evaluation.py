@@ -1,6 +1,5 @@
 """What a trained FoalNet says of a list: predictions, embeddings, and their summary."""
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object
 
+from dataloader import STREAMS
 from running.errors import InputError
 from running.metrics import count_confusion, summarize_confusion
 from running.pictures import plot_confusion
@@ -16,11 +16,7 @@ from running.progress import progress_bar
 from running.records import replace_file, write_predictions
 
 EMBEDDINGS = ("audio_pooled", "video_pooled", "audio_embeds", "video_embeds", "fused")
-STREAMS = {  # the entries of a batch that a stream has
-    "audio": ("input_values", "attention_mask", "audio_features", "audio_states", "audio_mask"),
-    "video": ("video_features", "video_mask"),
-}
-MODEL_INPUTS = [*itertools.chain(*STREAMS.values()), "labels"]
+MODEL_INPUTS = [*(key for stream in STREAMS.values() for key in stream.keys), "labels"]
 MODEL_INPUTS.remove("attention_mask")  # in its place the model takes lengths
 
 
@@ -102,7 +98,7 @@ def evaluate(accelerator, model, loader, keep=("audio_embeds", "video_embeds"), 
         model: FoalNet, not wrapped for distributed training.
         loader: of `build_dataloaders`.
         keep: names of EMBEDDINGS to collect.
-        absent: entries of the batches to leave out, those of a stream of STREAMS.
+        absent: entries of the batches to leave out, the keys of a Stream.
     Returns: Evaluation.
     Raises: InputError for logits that are not finite.
     """

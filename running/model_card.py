@@ -4,10 +4,10 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from dataloader import STREAMS
 from running.records import hash_file
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.j2"
-STREAMS = {"av": "speech and face video", "a": "speech", "v": "face video"}
 NOTES = {
     "paper": "The epoch was chosen on the very list that is reported, as in the paper: such figures are optimistic.",
     "strict": "The epoch was chosen on a list of its own, and the reported list was looked at once.",
@@ -36,7 +36,7 @@ def write_card(config, preprocessing, result, args):
         _describe_for_hub(title, evaluation),
         template_path=TEMPLATE,
         title=title,
-        streams=STREAMS[config.modality],
+        streams=" and ".join(STREAMS[letter].source for letter in config.modality),
         labels=" ".join(config.labels),
         modality=config.modality,
         protocol=result["protocol"],
