@@ -10,8 +10,6 @@ the same command with --resume goes on from the last step that was saved. `--hel
 """
 
 import argparse
-import contextlib
-import itertools
 import logging
 import signal
 import sys
@@ -23,45 +21,48 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, set_seed
+from accelerate import Accelerator
+from accelerate.utils import set_seed
 
-from corpus.folds import speaker_overlap
 from dataloader import (
     LABELS,
     MIN_SAMPLES,
     SAMPLE_RATE,
     build_dataloaders,
-    check_utterances,
     parse_label_map,
     parse_labels,
-    read_scp,
     read_scp_lines,
     refuse_absent_classes,
-    warn_oddities,
 )
-from encoders import check_length, read_config, wants_normalized
 from features.folder import describe_files
 from features.preprocessing import Preprocessing, describe_clip
-from features.speech import SpeechEncoder, extract_audio, read_audio_record
-from model import INITIAL_TEMPERATURE, MODALITIES, POOLINGS, FoalNet, FoalNetConfig
+from features.speech import read_audio_record
+from model import INITIAL_TEMPERATURE, MODALITIES, POOLINGS
 from optims import SCHEDULERS, build_optimizer, build_scheduler
+from running.building import (
+    build_accelerator,
+    build_model,
+    check_encoder_flags,
+    compute_states,
+    has_encoder,
+    parse_layer,
+)
 from running.conclusion import conclude
 from running.errors import InputError, command
 from running.evaluation import evaluate, move_inputs
 from running.flags import BOOLEAN, HelpFormatter, parse_interval, require
 from running.folder import RunFolder
 from running.launch import configure_logging, join_processes, start_processes
+from running.lists import check_lists, evaluation_lists, read_lists
 from running.model_folder import write_model
-from running.precision import PRECISIONS, choose_precision
+from running.precision import PRECISIONS
 from running.progress import progress_bar
-from running.records import FileTable, checksum_weights
+from running.records import FileTable
 from running.stopping import Stopped, collect_stops
 from running.training_state import TrainingState
 from running.watching import BadSteps, Totals, measure_gradients, skip_bad_step
 
 logger = logging.getLogger("foalnet.train")
-DEBUG_UTTERANCES = 32
 
 
 def build_parser():
@@ -231,32 +232,6 @@ def parse_args(argv=None):
     return args
 
 
-def parse_layer(text):
-    """`--audio_layer`: a number or a word."""
-    return int(text) if text.isdecimal() else text
-
-
-def check_encoder_flags(args):
-    """Raise InputError for flags of the speech encoder that contradict each other or would do nothing."""
-    computed = args.freeze_encoder or args.train_layers is not None
-    used = {
-        "--freeze_encoder": args.freeze_encoder,
-        "--train_layers": args.train_layers is not None,
-        "--lora_rank": args.lora_rank > 0,
-        "--audio_layer": args.audio_layer != "last",
-        "--audio_root": args.audio_root is not None,
-    }
-    given = [name for name, is_given in used.items() if is_given]
-    if args.modality == "v" and given:
-        raise InputError(f"{given[0]}: there is no speech encoder with --modality v")
-    if args.freeze_encoder and (others := [name for name in given if name in ("--train_layers", "--lora_rank")]):
-        raise InputError(f"--freeze_encoder, {', '.join(others)}: contradict each other")
-    if args.audio_root is not None and not computed and given != ["--audio_root"]:
-        raise InputError(f"--audio_root, {given[0]}: ready features have no encoder behind them; leave one of both out")
-    if computed and args.audio_root is None:
-        args.audio_root = "data/audio_features"
-
-
 def choose_labels(args):
     """The class names: --labels, else the released four, else (--n_classes says so) those of the training list."""
     if not args.labels and args.n_classes in (None, len(LABELS)):
@@ -303,175 +278,6 @@ class Run:
     @property
     def reported(self):
         return "test" if self.protocol == "strict" else "valid"
-
-
-def evaluation_lists(args):
-    """{split: scp list}: `valid` chooses the epoch; `test` is there in the strict protocol alone."""
-    if args.valid_src and args.test_src:
-        return {"valid": args.valid_src, "test": args.test_src}
-    return {"valid": args.valid_src or args.test_src}
-
-
-def read_lists(args):
-    """Read every list. Returns: {split: list of Utterance}."""
-    lists = {"train": args.train_src, **evaluation_lists(args)}
-    splits = {split: read_scp(path, args.labels, args.label_map) for split, path in lists.items()}
-    if not args.allow_overlap:
-        refuse_overlap(lists, splits)
-    warn_oddities(splits, args.labels)
-    if args.debug:
-        for split, utterances in splits.items():
-            keep = np.linspace(0, len(utterances) - 1, min(DEBUG_UTTERANCES, len(utterances))).astype(int)
-            splits[split] = [utterances[i] for i in keep]
-    return splits
-
-
-def check_lists(args, splits, audio_root, state=None):
-    """Look at every file of the lists.
-
-    Args:
-        splits: of `read_lists`. audio_root: of ready audio features, None where the sounds are taken.
-        state: PartialState, None for one process.
-    Returns: {split: list of Utterance}, {stream: width of its features}.
-    """
-    utterances = [utterance for split in splits.values() for utterance in split]
-    cut = args.max_length, args.max_frames
-    with local_main_first(state) as is_first:
-        found = check_utterances(utterances, args.modality, args.video_root, *cut, is_first, audio_root)
-    checked, dims = iter(found[0]), found[1]
-    return {split: [next(checked) for _ in utterances] for split, utterances in splits.items()}, dims
-
-
-@contextlib.contextmanager
-def local_main_first(state):
-    """Let one process a machine go first, so that the others find recorded what it checked.
-
-    Where it fails they come upon the same file and fail too, so nobody waits for ever.
-
-    Args: state: PartialState, None for one process. Yields: whether this process is the first one.
-    """
-    is_first = state is None or state.is_local_main_process
-    if not is_first:
-        state.wait_for_everyone()
-    try:
-        yield is_first
-    finally:
-        if is_first and state is not None:
-            state.wait_for_everyone()
-
-
-def compute_states(args, splits, state):
-    """Fill --audio_root with what is computed once: a frozen encoder's states, or those below its trained layers.
-
-    Args: splits: of `read_lists`. state: PartialState.
-    """
-    utterances = [utterance for split in splits.values() for utterance in split]
-    with local_main_first(state) as is_first:
-        utterances, _ = check_utterances(utterances, "a", None, args.max_length, progress=is_first)
-    layer = args.audio_layer
-    if args.train_layers is not None:
-        layer = describe_encoder(args).encoder_layers - args.train_layers
-    encoder = SpeechEncoder(args.audio_model, layer, state.device, args.mixed_precision, args.max_length)
-    computing = args.normalize_audio, args.batch_size, args.num_workers
-    extract_audio(args.audio_root, encoder, utterances, state, *computing)
-
-
-def describe_encoder(args):
-    """The FoalNetConfig of a model that trains its encoder. Raises: InputError for one that is not to be had so."""
-    try:
-        fields = {"audio_layer": args.audio_layer, "train_layers": args.train_layers}
-        return FoalNetConfig(audio_config=read_config(args.audio_model), **fields)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--audio_model {args.audio_model}: {str(error).splitlines()[0]}") from error
-
-
-def refuse_overlap(lists, splits):
-    """Raise InputError where two lists share a speaker (known from IEMOCAP ids) or an utterance."""
-    for (first, first_path), (second, second_path) in itertools.combinations(lists.items(), 2):
-        ids, others = ({u.utt_id for u in splits[name]} for name in (first, second))
-        for kind, shared in (("utterance", sorted(ids & others)), ("speaker", speaker_overlap(ids, others))):
-            if shared:
-                raise InputError(
-                    f"{second_path}: {kind} {', '.join(shared[:5])}{' ...' if len(shared) > 5 else ''} "
-                    f"is in {first_path} too; --allow_overlap trains all the same"
-                )
-
-
-def model_config(args, dims):
-    """The fields of FoalNetConfig that the flags decide, but for the encoder's.
-
-    Args: dims: {stream: width of its ready features}.
-    """
-    return {
-        "labels": args.labels,
-        "modality": args.modality,
-        "fusion_dropout": args.dropout,
-        "initial_temperature": args.temperature,
-        "avel_weight": args.avel_weight,
-        "mem_weight": args.mem_weight,
-        "pooling": args.pooling_model,
-        "normalize_audio": args.normalize_audio,
-        "modality_dropout": args.modality_dropout,
-        **{f"{stream}_dim": width for stream, width in dims.items()},
-    }
-
-
-def build_model(args, dims):
-    """A FoalNet on a pretrained speech encoder, or on ready features alone."""
-    config = model_config(args, dims)
-    if not has_encoder(args):
-        record = read_audio_record(args.audio_root) if args.audio_root else None
-        try:
-            return FoalNet(FoalNetConfig(final_dropout=record and record["final_dropout"], **config))
-        except ValueError as error:
-            raise InputError(f"--audio_root {args.audio_root}, --video_root {args.video_root}: {error}") from error
-    config.pop("audio_dim", None)
-    try:
-        encoder = {"audio_layer": args.audio_layer, "train_layers": args.train_layers, "lora_rank": args.lora_rank}
-        model = FoalNet.from_encoder(args.audio_model, **encoder, **config)
-        check_length(args.max_length, model.config.audio_config)
-        warn_unnormalized(args, model.config.audio_config)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--audio_model {args.audio_model}: {str(error).splitlines()[0]}") from error
-    if args.lora_rank:
-        model.config.audio_crc32 = checksum_weights(model.base_weights())
-    return model
-
-
-def warn_unnormalized(args, config):
-    """WavLM's checkpoints ask for normalised sound, too, and the release does without; of others it is news."""
-    if (
-        not args.normalize_audio
-        and config.model_type not in ("wavlm", "whisper")
-        and wants_normalized(args.audio_model)
-    ):
-        logger.warning(f"--audio_model {args.audio_model}: was trained with --normalize_audio, which is not given")
-
-
-def has_encoder(args):
-    """Whether a speech encoder is part of the model, wholly or in its last layers."""
-    return (
-        "a" in args.modality and not args.freeze_encoder and (args.audio_root is None or args.train_layers is not None)
-    )
-
-
-def build_accelerator(args, model):
-    """Device, processes, precision and tracker. Raises: InputError for what this machine can't do."""
-    precision = choose_precision(args.mixed_precision, PartialState().device.type, model.config.width)
-    if precision == "fp16" and PartialState().device.type == "cpu":
-        raise InputError("--mixed_precision fp16 (--fp16): needs a GPU; a CPU trains in no or bf16")
-    layerdrop = getattr(model.config.audio_config, "layerdrop", 0.0) > 0
-    try:
-        return Accelerator(
-            cpu=PartialState().device.type == "cpu",
-            mixed_precision=precision,
-            log_with=None if args.report_to == "none" else args.report_to,
-            project_dir=args.save_root,
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # WavLM's passes accumulate
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=layerdrop)],
-        )
-    except ValueError as error:
-        raise InputError(f"--mixed_precision {precision}, --report_to {args.report_to}: {error}") from error
 
 
 def build_run(args):

@@ -25,9 +25,10 @@ from dataloader import SAMPLE_RATE, BalancedBatchSampler, EvaluationBatchSampler
 from features.folder import split_place
 from model import FoalNet, FoalNetConfig
 from optims import build_optimizer
+from running.building import has_encoder, model_config
 from running.errors import InputError
+from running.lists import check_lists, read_lists
 from running.precision import choose_precision
-from train import check_lists, has_encoder, model_config, read_lists
 
 SHAPES = {"large": "large", "base": "base", "microsoft/wavlm-large": "large"}  # names whose config needs no file
 IEMOCAP = "IEMOCAP"  # the list that stands in where none is given

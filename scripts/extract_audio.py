@@ -19,11 +19,11 @@ from accelerate import PartialState
 from corpus.manifest import read_manifest
 from dataloader import Utterance, check_utterances, read_scp_lines
 from features.speech import SpeechEncoder, extract_audio
+from running.building import parse_layer
 from running.errors import InputError, command
 from running.flags import BOOLEAN, HelpFormatter, require
 from running.launch import configure_logging, join_processes, start_processes
 from running.precision import PRECISIONS
-from train import parse_layer
 
 
 def build_parser():

@@ -13,7 +13,7 @@ import soundfile as sf
 from dataloader import Utterance, check_utterances
 from features.checked import RECORD_FILE
 from running.errors import InputError
-from train import local_main_first
+from running.lists import local_main_first
 
 OLD = 1_600_000_000 * 10**9  # ns, long before any start
 
