@@ -1,0 +1,225 @@
+"""A corpus as it is released -> manifest.csv, dropped.csv and fold lists: what the preparation of all corpora shares.
+
+    files and tables -> corpus/<name>.py: read -> Release -> refuse what differs from the published corpus
+                     -> choose labels -> sessions or groups of speakers -> write
+
+A corpus is one file with a `read_<name>` and a `Corpus`. Nothing here opens a sound or a video.
+"""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from corpus.cutting import cut_audio
+from corpus.folds import natural_order, write_folds, write_official_lists
+from corpus.manifest import REQUIRED, read_manifest, write_manifest
+from dataloader import LABELS
+from running.errors import InputError, join_problems
+
+logger = logging.getLogger("foalnet")
+
+PLACES = ("video", "start", "end", "crop")  # columns of the manifest that stand behind the required ones
+MISSING = "missing"
+
+
+@dataclass
+class Clip:
+    """An utterance of the published corpus, whether this copy holds it or not.
+
+    `emotion` is the corpus's own word. `path` is None where the copy lacks a file, and `missing` names what it lacks.
+    `fault` says why an utterance that is known is never used. `columns` are those of the manifest beside these.
+    """
+
+    id: str
+    emotion: str
+    speaker: str
+    path: Path | None = None
+    columns: dict = field(default_factory=dict)
+    missing: str = ""
+    fault: str = ""
+
+
+@dataclass
+class Release:
+    """What a reader found: the utterances, files and rows that should not be there, and files that are as published.
+
+    `strays` and `ignored` are (name, reason) pairs; strays stop the run. `mismatch` are lines on counts.
+    """
+
+    clips: list
+    strays: list = field(default_factory=list)
+    ignored: list = field(default_factory=list)
+    mismatch: list = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """How a corpus is prepared.
+
+    `emotions`: {the corpus's word: label}. `labels`, `label_map`: the view without flags. `groups`: number of groups of
+    speakers that stand for sessions, 0 where the clips have a `session` or, with `official`, a `split` column.
+    """
+
+    name: str
+    read: Callable
+    emotions: dict
+    labels: tuple = LABELS
+    label_map: dict = field(default_factory=dict)
+    groups: int = 0
+    official: bool = False
+
+
+def prepare_corpus(
+    corpus,
+    root,
+    out,
+    labels=None,
+    label_map=None,
+    *,
+    groups=None,
+    skip_missing=False,
+    allow_count_mismatch=False,
+    **options,
+):
+    """Read a release, hold it against the published one, write manifest, dropped utterances and lists.
+
+    Args:
+        corpus: Corpus. root: folder of the release. out: folder to write to.
+        labels: names of the classes, `["all"]`, or None for the corpus's default.
+        label_map: {label: class}, applied first; None: the corpus's default, less the labels that are asked for.
+        groups: number of groups of speakers, None for the corpus's default.
+        skip_missing: drop utterances without a file. allow_count_mismatch: go on with other counts and unknown files.
+        options: of the corpus's reader.
+    Raises: InputError for a folder that is no release, or not a whole one.
+    """
+    if groups is not None and not corpus.groups:
+        raise InputError(f"--groups {groups}: {corpus.name} has {'an official split' if corpus.official else 'sessions'}")
+    labels, label_map = choose_labels(corpus, labels, label_map)
+    root = Path(os.path.abspath(root))
+    release = corpus.read(root, **options)
+    refuse(corpus.name, release, skip_missing, allow_count_mismatch)
+    if corpus.groups:
+        add_groups(release.clips, corpus.groups if groups is None else groups)
+    rows, dropped = split_clips(release, corpus.emotions, labels, label_map, root)
+    write_corpus(rows, dropped, out, labels, official=corpus.official)
+
+
+def choose_labels(corpus, labels=None, label_map=None):
+    """The classes and what is merged into them: (list of names, {label: class}).
+
+    Raises: InputError for a class that the corpus has no label of.
+    """
+    own = list(dict.fromkeys(corpus.emotions.values()))
+    if label_map is None:
+        asked = own if labels == ["all"] else labels or corpus.labels
+        label_map = {old: new for old, new in corpus.label_map.items() if old not in asked}
+    merged = list(dict.fromkeys(label_map.get(label, label) for label in own))
+    if labels == ["all"]:
+        labels = merged
+    labels = list(labels or corpus.labels)
+    if unknown := [label for label in labels if label not in merged]:
+        raise InputError(f"--labels {' '.join(unknown)}: not a class of {corpus.name}; its classes: {' '.join(merged)}")
+    return labels, label_map
+
+
+def compare_counts(clips, published):
+    """A line for each class whose count differs: `published` is {split, or None where there is none: {emotion: n}}."""
+    found = Counter((clip.columns.get("split"), clip.emotion) for clip in clips)
+    expected = {(split, emotion): n for split, counts in published.items() for emotion, n in counts.items()}
+    return [
+        f"{f'{split}: ' * bool(split)}{found[split, emotion]} utterances of {emotion}, {n} are published"
+        for (split, emotion), n in expected.items()
+        if found[split, emotion] != n
+    ]
+
+
+def refuse(name, release, skip_missing, allow_count_mismatch):
+    """Stop where files are missing or unknown or counts differ, with their names and the flag that goes on."""
+    missing = [f"{clip.missing}: {MISSING}" for clip in release.clips if clip.missing and not clip.fault]
+    strays = [f"{path}: {why}" for path, why in release.strays]
+    lines = []
+    if missing and not skip_missing:
+        lines += [join_problems(missing), f"{len(missing)} missing; --skip_missing drops the utterances that need them"]
+    if (strays or release.mismatch) and not allow_count_mismatch:
+        lines += [join_problems(release.mismatch + strays), "--allow_count_mismatch goes on with such a copy"]
+    if lines:
+        raise InputError("\n".join(lines))
+    for problems in (missing, strays, release.mismatch):
+        if problems:
+            logger.warning("%s, %d such lines, allowed:\n%s", name, len(problems), join_problems(problems, 5))
+
+
+def add_groups(clips, n):
+    """Give each clip one of n sessions, `session1` ..., by its speaker.
+
+    The groups are balanced in speakers of each `gender` and in utterances, and depend on nothing but the speakers and
+    their utterances in the published corpus: not on labels, nor on what a copy lacks.
+
+    Raises: InputError for fewer than two groups or more than there are speakers.
+    """
+    sizes = Counter(clip.speaker for clip in clips)
+    gender = {clip.speaker: clip.columns.get("gender", "") for clip in clips}
+    if not 2 <= n <= len(sizes):
+        raise InputError(f"--groups {n}: from 2 to {len(sizes)}, the number of speakers, are possible")
+    group, members, total = {}, Counter(), Counter()
+    for speaker in sorted(sizes, key=lambda speaker: (-sizes[speaker], natural_order(speaker))):
+        sex = gender[speaker]
+        best = min(range(n), key=lambda k: (members[k, sex], total[k], k))
+        group[speaker] = f"session{best + 1}"
+        members[best, sex] += 1
+        total[best] += sizes[speaker]
+    for clip in clips:
+        clip.columns["session"] = group[clip.speaker]
+
+
+def split_clips(release, emotions, labels, label_map, root):
+    """The rows of the manifest and of dropped.csv: (list of dict, list of (id, emotion, reason))."""
+    dropped = [(_below(path, root), "", why) for path, why in release.strays + release.ignored]
+    rows = []
+    for clip in release.clips:
+        label = emotions.get(clip.emotion, clip.emotion)
+        label = label_map.get(label, label)
+        reason = clip.fault or (f"{clip.missing}: {MISSING}" if clip.missing else "")
+        if not reason and label not in labels:
+            reason = f"label is not one of {' '.join(labels)}"
+        if reason:
+            dropped.append((clip.id, clip.emotion, reason))
+        else:
+            rows.append(dict(clip.columns, id=clip.id, path=str(clip.path), label=label, speaker=clip.speaker))
+            rows[-1]["emotion"] = clip.emotion
+    if not rows:
+        raise InputError(f"{root}: no utterance of {' '.join(labels)} is left")
+    return rows, dropped
+
+
+def _below(path, root):
+    path = Path(path)
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def write_corpus(rows, dropped, out, labels, *, official=False):
+    """Write `<out>/manifest.csv`, `dropped.csv` and `folds`, and print how many utterances of each class there are."""
+    out = Path(out)
+    table = pd.DataFrame(rows)
+    first = [*REQUIRED, *(column for column in PLACES if column in table)]
+    table = table[first + [column for column in table if column not in first]]
+    write_manifest(table, out / "manifest.csv")
+    table_of_dropped = pd.DataFrame(dropped, columns=["id", "label", "reason"]).sort_values("id", kind="stable")
+    table_of_dropped.to_csv(out / "dropped.csv", index=False, lineterminator="\n")
+    counts = pd.crosstab(table["session"], table["label"], margins=True, margins_name="all")
+    order = [*sorted(set(table["session"]), key=natural_order), "all"]
+    counts = counts.loc[order, [*(label for label in labels if label in counts), "all"]]
+    print(counts.rename_axis(columns=None).to_string())
+    logger.info("%s: %d utterances, %d dropped", out / "manifest.csv", len(table), len(dropped))
+    manifest = read_manifest(out / "manifest.csv")
+    if official:
+        write_official_lists(manifest, out / "folds")
+    else:
+        write_folds(cut_audio(manifest, out / "folds" / "audio"), out / "folds")
+    if list(labels) != list(LABELS):
+        logger.info("train.py needs --labels %s", " ".join(labels))
