@@ -20,7 +20,16 @@ from itertools import product
 from pathlib import Path
 
 from corpus.preparing import Clip, Corpus, Release
-from corpus.release_files import SOUNDS, VIDEOS, find_one, index_media, list_files, pick, read_table, refuse_lfs_pointers
+from corpus.release_files import (
+    SOUNDS,
+    VIDEOS,
+    find_one,
+    index_media,
+    list_files,
+    pick,
+    read_table,
+    refuse_lfs_pointers,
+)
 from running.errors import InputError
 
 ACTORS = range(1001, 1092)

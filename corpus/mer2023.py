@@ -64,7 +64,7 @@ def read_rows(path, split, clips):
         if emotion not in EMOTIONS or not name or name in clips:
             why = "has a row already" if name in clips else f"discrete is one of {' '.join(EMOTIONS)}"
             raise InputError(f"{path}: line {line}: name {name!r}, discrete {emotion!r}: {why}")
-        columns = {"session": split, "split": split, "list": split, "valence": row.get("valence", "")}
+        columns = {"session": split, "split": split, "valence": row.get("valence", "")}
         clips[name] = Clip(name, emotion, speaker=name, columns=columns)
         added.append(clips[name])
     for clip in added if split == "test1" else ():

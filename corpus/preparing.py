@@ -98,7 +98,9 @@ def prepare_corpus(
     Raises: InputError for a folder that is no release, or not a whole one.
     """
     if groups is not None and not corpus.groups:
-        raise InputError(f"--groups {groups}: {corpus.name} has {'an official split' if corpus.official else 'sessions'}")
+        raise InputError(
+            f"--groups {groups}: {corpus.name} has {'an official split' if corpus.official else 'sessions'}"
+        )
     labels, label_map = choose_labels(corpus, labels, label_map)
     root = Path(os.path.abspath(root))
     release = corpus.read(root, **options)
