@@ -6,6 +6,7 @@ of the table, else the speaker, else (`groups`) groups of speakers, balanced in 
 """
 
 import logging
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def prepare_own(table, root, out, columns, labels=None, label_map=None, *, group
         groups: number of groups of speakers that stand for sessions. skip_missing: drop rows without a clip.
     Raises: InputError for a table or folder that doesn't hold what is needed.
     """
-    rows = read_table(table)
+    root, rows = Path(os.path.abspath(root)), read_table(table)
     columns = find_columns(table, rows, columns, groups)
     paths = list_files(root)
     clips, used = read_rows(table, rows, columns, Finder(root, paths))
@@ -49,12 +50,17 @@ def prepare_own(table, root, out, columns, labels=None, label_map=None, *, group
         add_groups(clips, groups)
     if release.ignored:
         logger.warning("%d clips have no row in %s, see dropped.csv", len(release.ignored), table)
+    heard = [clip for clip in clips if clip.path and clip.path.suffix.lower() in SOUNDS and "video" not in clip.columns]
+    if heard:
+        logger.warning("%d of %d utterances have no picture, such as %s", len(heard), len(clips), heard[0].path)
     label_map = label_map or {}
     found = sorted({label_map.get(clip.emotion, clip.emotion) for clip in clips})
     labels = found if labels in (None, ["all"]) else labels
+    if label_map and (strange := label_map.keys() - {clip.emotion for clip in clips}):
+        logger.warning("--label_map: %s is no label of %s", " ".join(sorted(strange)), table)
     if unknown := [label for label in labels if label not in found]:
         raise InputError(f"--labels {' '.join(unknown)}: not in {table}; its labels: {' '.join(found)}")
-    kept, dropped = split_clips(release, {}, labels, label_map, Path(root))
+    kept, dropped = split_clips(release, {}, labels, label_map, root)
     write_corpus(kept, dropped, out, labels)
 
 
@@ -87,19 +93,35 @@ class Finder:
             self.names[path.name].append(path)
             self.stems[path.stem].append(path)
 
-    def find(self, name, suffixes):
-        """The one path that a name means, None where there is none, the first with these suffixes where it has none.
+    def find(self, name):
+        """The one path that a name means, None where there is none; a sound before a video of the same name.
 
         Raises: InputError when several files could be meant.
         """
         direct = self.root / name
         if name and direct.is_file():
             return direct
-        plain = name.replace("\\", "/").rsplit("/", 1)[-1]
+        name = name.replace("\\", "/").strip("/")
+        plain = name.rsplit("/", 1)[-1]
         found = self.names.get(plain) or self.stems.get(plain, [])
-        if len({path.suffix.lower() for path in found}) < len(found):
+        below = [path for path in found if f"/{name}" in (path.as_posix()[-len(name) - 1 :], _tail(path, name))]
+        found = below or found
+        by_suffix = {path.suffix.lower(): path for path in found}
+        if len(by_suffix) < len(found):
             raise InputError(f"{name!r} could be {found[0]} or {found[1]}")
-        return pick({path.suffix.lower(): path for path in found}, suffixes)
+        return pick(by_suffix, SOUNDS + VIDEOS)
+
+    def find_video(self, path):
+        """The video of the name of a sound, beside it or the only one; None where there is none."""
+        videos = [other for other in self.stems[path.stem] if other.suffix.lower() in VIDEOS] if path else []
+        beside = [other for other in videos if other.parent == path.parent]
+        beside = beside or [other for other in videos if other.parent.name == path.parent.name]
+        return beside[0] if beside else videos[0] if len(videos) == 1 else None
+
+
+def _tail(path, name):
+    """As many characters of a path without its suffix as `/name` has."""
+    return path.with_suffix("").as_posix()[-len(name) - 1 :]
 
 
 def read_rows(table, rows, columns, finder):
@@ -130,15 +152,16 @@ def read_rows(table, rows, columns, finder):
 
 def read_row(cells, finder):
     """The Clip of {field: cell}."""
-    if empty := [field for field in ("label", "speaker") if not cells[field]]:
+    if empty := [field for field in ("label", "speaker", "session") if cells.get(field) == ""]:
         raise InputError(f"{empty[0]} is empty")
     name = cells.get("path") or cells.get("id", "")
-    path = finder.find(name, SOUNDS + VIDEOS)
-    video = finder.find(cells.get("video") or name, VIDEOS + SOUNDS)
-    missing = [wanted for wanted, found in ((name, path), (cells.get("video", ""), video)) if wanted and not found]
-    utt_id = cells.get("id") or Path(name.replace("\\", "/")).stem
-    places = {field: cells[field] for field in ("start", "end", "crop") if field in cells}
-    session = cells.get("session") or cells["speaker"]
-    columns = {"session": session, "video": video, **places}
-    speaker, label = cells["speaker"], "_".join(cells["label"].split())
-    return Clip("_".join(utt_id.split()), label, speaker, path, columns, " and ".join(missing))
+    path = finder.find(name)
+    video = finder.find(cells["video"]) if cells.get("video") else finder.find_video(path)
+    missing = [wanted for wanted, found in ((name, path), (cells.get("video"), video)) if wanted and not found]
+    utt_id = cells.get("id") or (path or Path(name)).stem
+    columns = {"session": cells.get("session") or cells["speaker"]}
+    columns |= {field: cells[field] for field in ("start", "end", "crop") if field in cells}
+    if video and video != path:
+        columns["video"] = video
+    label = "_".join(cells["label"].split())
+    return Clip("_".join(utt_id.split()), label, cells["speaker"], path, columns, " and ".join(missing))

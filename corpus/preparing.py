@@ -142,18 +142,32 @@ def compare_counts(clips, published):
 
 def refuse(name, release, skip_missing, allow_count_mismatch):
     """Stop where files are missing or unknown or counts differ, with their names and the flag that goes on."""
-    missing = [f"{clip.missing}: {MISSING}" for clip in release.clips if clip.missing and not clip.fault]
+    missing = find_missing(release.clips)
     strays = [f"{path}: {why}" for path, why in release.strays]
     lines = []
     if missing and not skip_missing:
-        lines += [join_problems(missing), f"{len(missing)} missing; --skip_missing drops the utterances that need them"]
+        lines += [join_problems(missing), "--skip_missing drops the utterances that need these files"]
     if (strays or release.mismatch) and not allow_count_mismatch:
         lines += [join_problems(release.mismatch + strays), "--allow_count_mismatch goes on with such a copy"]
     if lines:
         raise InputError("\n".join(lines))
     for problems in (missing, strays, release.mismatch):
         if problems:
-            logger.warning("%s, %d such lines, allowed:\n%s", name, len(problems), join_problems(problems, 5))
+            logger.warning("%s: %d findings, allowed:\n%s", name, len(problems), join_problems(problems, 5))
+
+
+def find_missing(clips):
+    """A line for each file that a copy lacks and an utterance needs; one for a speaker of whom nothing is there."""
+    lacking, lines = {}, []
+    for clip in clips:
+        if not clip.fault:
+            lacking.setdefault(clip.speaker, []).append(clip.missing)
+    for speaker, files in lacking.items():
+        if len(files) > 1 and all(files):
+            lines.append(f"speaker {speaker}: all {len(files)} clips, such as {files[0]}: {MISSING}")
+        else:
+            lines += [f"{file}: {MISSING}" for file in files if file]
+    return lines
 
 
 def add_groups(clips, n):
