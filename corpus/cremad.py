@@ -16,12 +16,11 @@ Source: Cao et al., IEEE Transactions on Affective Computing 5(4), 2014; names a
 https://github.com/CheyneyComputerScience/CREMA-D.
 """
 
+import logging
 from itertools import product
-from pathlib import Path
 
 from corpus.preparing import Clip, Corpus, Release
 from corpus.release_files import (
-    SOUNDS,
     VIDEOS,
     find_one,
     index_media,
@@ -31,6 +30,8 @@ from corpus.release_files import (
     refuse_lfs_pointers,
 )
 from running.errors import InputError
+
+logger = logging.getLogger("foalnet")
 
 ACTORS = range(1001, 1092)
 SENTENCES = "DFA IEO IOM ITH ITS IWL IWW MTI TAI TIE TSI WSI".split()
@@ -50,7 +51,12 @@ CUT_NAME, WHOLE_NAME = "1040_ITH_SAD_X", "1040_ITH_SAD_XX"
 
 
 def read_cremad(root, perceived=False):
-    """The published utterances with their files, and the files that are none of it: Release."""
+    """The published utterances with their files.
+
+    Args: root: folder of the release. perceived: the label is the raters', in place of the intended one.
+    Returns: Release.
+    Raises: InputError when there is no such folder, no table for `perceived`, or Git LFS has not fetched the clips.
+    """
     index, strays = index_media(list_files(root, (".wav", *VIDEOS)))
     index.setdefault(WHOLE_NAME, {}).update(index.pop(CUT_NAME, {}))
     sexes, votes = read_sexes(root), read_votes(root) if perceived else {}
@@ -58,7 +64,7 @@ def read_cremad(root, perceived=False):
     clips = []
     for name in list_names():
         place = index.pop(name, {})
-        video, wav = pick(place, VIDEOS), pick(place, SOUNDS)
+        video, wav = pick(place, VIDEOS), place.get(".wav")
         lacking = [] if video else [f"VideoFlash/{name}.flv"]
         lacking += [f"AudioWAV/{name}.wav"] if sound and not wav else []
         actor, sentence, emotion, intensity = name.split("_")
@@ -70,7 +76,8 @@ def read_cremad(root, perceived=False):
             clip.fault = clip.fault or tie
         clips.append(clip)
     strays += [(path, "not a clip of CREMA-D") for place in index.values() for path in place.values()]
-    refuse_lfs_pointers([clip.path for clip in clips if clip.path and not clip.missing][:1])
+    whole = next((clip for clip in clips if clip.path and not clip.missing), None)
+    refuse_lfs_pointers([whole.path, whole.columns["video"]] if whole else [])
     return Release(clips, strays)
 
 
@@ -83,17 +90,28 @@ def list_names():
 
 
 def read_sexes(root):
-    """{actor: F or M} of VideoDemographics.csv, empty where a copy has none."""
+    """The sex of each actor.
+
+    Args: root: folder of the release.
+    Returns: {actor: F or M} of VideoDemographics.csv; empty, with a warning, where a copy has none.
+    Raises: InputError for a table without the columns.
+    """
     try:
-        rows = read_table(find_one(root, "VideoDemographics.csv"), ["ActorID", "Sex"])
-    except InputError:
+        path = find_one(root, "VideoDemographics.csv")
+    except InputError as error:
+        logger.warning("%s: the groups of actors are not balanced in sex, and not those of copies that have it", error)
         return {}
-    return {row["ActorID"]: row["Sex"][:1].upper() for _, row in rows}
+    return {row["ActorID"]: row["Sex"][:1].upper() for _, row in read_table(path, ["ActorID", "Sex"])}
 
 
 def read_votes(root):
-    """{name: (emotion as in the names, "" or why there is none)} of what was perceived with sound and picture."""
-    path = find_one(Path(root), "summaryTable.csv")
+    """What most raters perceived with sound and picture.
+
+    Args: root: folder of the release.
+    Returns: {name of the clip: (emotion as in the names, why it is not used or "")}.
+    Raises: InputError when summaryTable.csv is not there or holds another letter than those of the six emotions.
+    """
+    path = find_one(root, "summaryTable.csv")
     words, votes = {word[0]: word for word in EMOTIONS}, {}
     for line, row in read_table(path, ["FileName", "MultiModalVote"]):
         vote = row["MultiModalVote"]

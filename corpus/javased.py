@@ -19,7 +19,12 @@ NAME = re.compile(r"\d\d-\d\d-(\d\d)_\d\d", re.ASCII)
 
 
 def read_javased(root):
-    """The published utterances with their files, and the files that are none of it: Release."""
+    """The published utterances with their files.
+
+    Args: root: folder of the release.
+    Returns: Release.
+    Raises: InputError when there is no such folder.
+    """
     index, strays = index_media(list_files(root, (".mp4",)))
     clips, ignored = [], []
     for speaker, sentence, emotion in product(range(1, 11), range(1, 5), EMOTIONS):

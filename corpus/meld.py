@@ -20,7 +20,7 @@ Source: Poria et al., ACL 2019; https://github.com/declare-lab/MELD and its issu
 import re
 
 from corpus.preparing import Clip, Corpus, Release, compare_counts
-from corpus.release_files import find_one, list_files, read_table
+from corpus.release_files import find_one, index_media, list_files, read_table
 from running.errors import InputError
 
 EMOTIONS = {
@@ -48,25 +48,43 @@ NEEDED = ["Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Uttera
 
 
 def read_meld(root):
-    """The rows of the three tables with their clips, and the clips without a row: Release."""
-    files = list_files(root, (".mp4",))
-    clips, ignored = [], []
+    """The rows of the three tables with their clips.
+
+    Args: root: folder of the release.
+    Returns: Release.
+    Raises: InputError when there is no such folder, or a table is not there or not MELD's.
+    """
+    files = {name: [] for name in (*SPLITS, None)}
+    for path in list_files(root, (".mp4",)):
+        folders = path.relative_to(root).parts[:-1]  # the folders above the root may have any name
+        files[next((name for name, (_, folder) in SPLITS.items() if folder in folders), None)].append(path)
+    clips, strays = [], []
+    ignored = [(path, "lies in the folder of no split") for path in files[None]]
     for name, (split, folder) in SPLITS.items():
-        places = {path.stem: path for path in files if folder in path.parts[:-1]}
+        index, repeated = index_media(files[name])
+        strays += repeated
         for clip in read_rows(find_one(root, f"{name}_sent_emo.csv"), name, split):
             stem = clip.id.removeprefix(f"{name}_")
-            clip.path = places.pop(stem, None)
+            clip.path = index.pop(stem, {}).get(".mp4")
             clip.missing = "" if clip.path else f"{folder}/{stem}.mp4"
             clips.append(clip)
         ignored += [
-            (path, "a second version of a test clip" if stem.startswith("final_videos") else "no row in the table")
-            for stem, path in places.items()
+            (
+                place[".mp4"],
+                "a second version of a test clip" if stem.startswith("final_videos_test") else "no row in the table",
+            )
+            for stem, place in index.items()
         ]
-    return Release(clips, ignored=ignored, mismatch=compare_counts(clips, PUBLISHED))
+    return Release(clips, strays, ignored, compare_counts(clips, PUBLISHED))
 
 
 def read_rows(path, name, split):
-    """A Clip for each row of a table, without its file."""
+    """The utterances of a table.
+
+    Args: path: the table. name: the split as it is published. split: as it is in the lists.
+    Returns: a Clip for each row, without its file as yet.
+    Raises: InputError for a row that is none of MELD's, and for a second one of an utterance.
+    """
     clips = {}
     for line, row in read_table(path, NEEDED):
         stem = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"

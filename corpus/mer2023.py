@@ -35,7 +35,12 @@ CLIPS = (".avi", ".mp4")
 
 
 def read_mer2023(root):
-    """The rows of the four tables with their clips, and the clips without a row: Release."""
+    """The rows of the four tables with their clips.
+
+    Args: root: folder of the release.
+    Returns: Release.
+    Raises: InputError when there is no such folder, or a table is not there or not MER2023's.
+    """
     index, strays = index_media(list_files(root, CLIPS))
     clips, mismatch = {}, []
     for split, published in LISTS.items():
@@ -49,7 +54,9 @@ def read_mer2023(root):
         clip.path = pick(index.pop(clip.id, {}), CLIPS)
         clip.missing = "" if clip.path else f"{clip.id}.avi"
     without_row = [path for place in index.values() for path in place.values()]
-    unlabelled = [path for path in without_row if any(part.startswith("test3") for part in path.parts[:-1])]
+    unlabelled = [
+        path for path in without_row if any(part.startswith("test3") for part in path.relative_to(root).parts[:-1])
+    ]
     if unlabelled:
         logger.info("%d clips of test3 have no label and are not used", len(unlabelled))
     strays += [(path, "no row in the tables") for path in sorted({*without_row} - {*unlabelled})]
@@ -57,23 +64,29 @@ def read_mer2023(root):
 
 
 def read_rows(path, split, clips):
-    """Add a Clip for each row of a table to `clips`, {name: Clip}; the added ones."""
+    """The utterances of a table.
+
+    Args: path: the table. split: as it is published. clips: {name: Clip} of the tables before; these are added.
+    Returns: list of the added Clips, without their files as yet.
+    Raises: InputError for a row that is none of MER2023's, and for a second one of an utterance.
+    """
     added = []
     for line, row in read_table(path, ["name", "discrete"]):
         name, emotion = row["name"], row["discrete"].lower()
         if emotion not in EMOTIONS or not name or name in clips:
             why = "has a row already" if name in clips else f"discrete is one of {' '.join(EMOTIONS)}"
             raise InputError(f"{path}: line {line}: name {name!r}, discrete {emotion!r}: {why}")
-        columns = {"session": split, "split": split, "valence": row.get("valence", "")}
+        columns = {"session": split, "split": {"test1": "test"}.get(split, split), "valence": row.get("valence", "")}
         clips[name] = Clip(name, emotion, speaker=name, columns=columns)
         added.append(clips[name])
-    for clip in added if split == "test1" else ():
-        clip.columns["split"] = "test"
     return added
 
 
 def hold_out(rows):
-    """Make the last fifth of each emotion, in the order of the names, the list that chooses the epoch."""
+    """Make the last fifth of each emotion, in the order of the names, the list that chooses the epoch.
+
+    Args: rows: the Clips of the training table, whose `split` and `session` become `valid`.
+    """
     by_emotion = defaultdict(list)
     for clip in sorted(rows, key=lambda clip: natural_order(clip.id)):
         by_emotion[clip.emotion].append(clip)

@@ -32,7 +32,12 @@ RATED = {"A": "arousal", "V": "valence", "D": "dominance"}
 
 
 def read_msp_improv(root):
-    """The utterances of the table with their files, and the files without a line: Release."""
+    """The utterances of the table with their files.
+
+    Args: root: folder of the release.
+    Returns: Release.
+    Raises: InputError when there is no such folder, or no table, or lines of it can't be read.
+    """
     index, strays = index_media(list_files(root, (".wav", *VIDEOS)))
     sound = any(".wav" in place for place in index.values())
     clips = read_lines(find_one(root, "Evalution.txt", "Evaluation.txt"))
@@ -49,7 +54,12 @@ def read_msp_improv(root):
 
 
 def read_lines(path):
-    """A Clip for each line of the table, without its files."""
+    """The utterances of the table.
+
+    Args: path: the table.
+    Returns: list of Clip, without their files as yet.
+    Raises: InputError that names every bad line.
+    """
     clips, problems = {}, []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         line = line.strip()

@@ -22,7 +22,7 @@ FIELDS = (*REQUIRED, *PLACES)
 
 
 def parse_columns(text):
-    """`id=file,label=emotion` -> {"id": "file", "label": "emotion"}. Raises: InputError."""
+    """`id=file,label=emotion` -> {"id": "file", "label": "emotion"}. Raises: InputError for what is no such pair."""
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     columns = {field.strip(): name.strip() for field, _, name in pairs}
     if bad := [field for field, name in columns.items() if field not in FIELDS or not name]:
@@ -48,8 +48,6 @@ def prepare_own(table, root, out, columns, labels=None, label_map=None, *, group
     refuse(str(table), release, skip_missing, False)
     if groups is not None:
         add_groups(clips, groups)
-    if release.ignored:
-        logger.warning("%d clips have no row in %s, see dropped.csv", len(release.ignored), table)
     heard = [clip for clip in clips if clip.path and clip.path.suffix.lower() in SOUNDS and "video" not in clip.columns]
     if heard:
         logger.warning("%d of %d utterances have no picture, such as %s", len(heard), len(clips), heard[0].path)
@@ -65,7 +63,14 @@ def prepare_own(table, root, out, columns, labels=None, label_map=None, *, group
 
 
 def find_columns(table, rows, columns, groups):
-    """{field: name of its column} of the fields that the table has. Raises: InputError where a needed one is not."""
+    """Which column of a table is which field.
+
+    Args:
+        table: its path, for messages. rows: as read_table gives them. columns: {field: name}, what the user said.
+        groups: number of groups of speakers, or None.
+    Returns: {field: name of its column} of the fields that the table has.
+    Raises: InputError for a column that is not there, and where label, speaker or the clip's name has none.
+    """
     if not rows:
         raise InputError(f"{table}: holds no row")
     header = list(rows[0][1])
@@ -85,47 +90,75 @@ def find_columns(table, rows, columns, groups):
 
 
 class Finder:
-    """Finds clips below a folder by what a table calls them."""
+    """Finds clips below a folder by what a table calls them.
+
+    Args:
+        root: the folder. paths: the media below it, as list_files gives them.
+    """
 
     def __init__(self, root, paths):
-        self.root, self.names, self.stems = Path(root), defaultdict(list), defaultdict(list)
+        self.root, self.named = Path(root), defaultdict(list)  # by the name with and without its suffix
         for path in paths:
-            self.names[path.name].append(path)
-            self.stems[path.stem].append(path)
+            for name in {path.name, path.stem}:
+                self.named[name].append(path)
 
     def find(self, name):
-        """The one path that a name means, None where there is none; a sound before a video of the same name.
+        """The one path that a name means, with or without a suffix; a sound before a video of the same name.
 
+        Args: name: a path below the folder, or as much of a path's end as says which one.
+        Returns: path, None where no path ends like that.
         Raises: InputError when several files could be meant.
         """
-        direct = self.root / name
-        if name and direct.is_file():
-            return direct
-        name = name.replace("\\", "/").strip("/")
-        plain = name.rsplit("/", 1)[-1]
-        found = self.names.get(plain) or self.stems.get(plain, [])
-        below = [path for path in found if f"/{name}" in (path.as_posix()[-len(name) - 1 :], _tail(path, name))]
-        found = below or found
-        by_suffix = {path.suffix.lower(): path for path in found}
-        if len(by_suffix) < len(found):
-            raise InputError(f"{name!r} could be {found[0]} or {found[1]}")
-        return pick(by_suffix, SOUNDS + VIDEOS)
+        if name and (self.root / name).is_file():
+            return self.root / name
+        end = "/" + name.replace("\\", "/").strip("/")
+        found = [
+            path
+            for path in self.named[end.rpartition("/")[2]]
+            if path.as_posix().endswith(end) or path.with_suffix("").as_posix().endswith(end)
+        ]
+        return _pick_one(found, SOUNDS + VIDEOS, repr(name))
 
     def find_video(self, path):
-        """The video of the name of a sound, beside it or the only one; None where there is none."""
-        videos = [other for other in self.stems[path.stem] if other.suffix.lower() in VIDEOS] if path else []
-        beside = [other for other in videos if other.parent == path.parent]
-        beside = beside or [other for other in videos if other.parent.name == path.parent.name]
-        return beside[0] if beside else videos[0] if len(videos) == 1 else None
+        """The video of a sound: of those of its name the one whose folders end most like the sound's.
+
+        Args: path: the sound, or None.
+        Returns: path; None where there is none, where it is nearer to another sound, and for what is no sound.
+        Raises: InputError when several videos are as near.
+        """
+        if path is None or path.suffix.lower() not in SOUNDS:
+            return None
+        sounds = [other for other in self.named[path.stem] if other.suffix.lower() in SOUNDS]
+        near = defaultdict(list)
+        for video in self.named[path.stem]:
+            common = _count_common_folders(path, video)
+            nearest = max((_count_common_folders(sound, video) for sound in sounds), default=0)
+            if video.suffix.lower() in VIDEOS and common == nearest and (common or len(sounds) == 1):
+                near[common].append(video)
+        return _pick_one(near[max(near)], VIDEOS, f"the video of {path}") if near else None
 
 
-def _tail(path, name):
-    """As many characters of a path without its suffix as `/name` has."""
-    return path.with_suffix("").as_posix()[-len(name) - 1 :]
+def _count_common_folders(path, other):
+    """How many folders, counted from the file upwards, have the same names; all of them beside each other."""
+    return len(os.path.commonprefix([path.parent.parts[::-1], other.parent.parts[::-1]]))
+
+
+def _pick_one(paths, suffixes, what):
+    by_suffix = {path.suffix.lower(): path for path in paths}
+    if len(by_suffix) < len(paths):
+        raise InputError(f"{what} could be {paths[0]} or {paths[1]}")
+    return pick(by_suffix, suffixes)
 
 
 def read_rows(table, rows, columns, finder):
-    """(a Clip for each row, the set of files that they use). Raises: InputError that names every bad line."""
+    """The utterances of a table.
+
+    Args:
+        table: its path, for messages. rows: as read_table gives them. columns: {field: name of its column}.
+        finder: Finder.
+    Returns: (a Clip for each row, the set of files that they use).
+    Raises: InputError that names every bad line.
+    """
     clips, problems, used, seen = [], [], set(), {}
     for line, row in rows:
         cells = {field: row[name] for field, name in columns.items()}
@@ -151,7 +184,12 @@ def read_rows(table, rows, columns, finder):
 
 
 def read_row(cells, finder):
-    """The Clip of {field: cell}."""
+    """The Clip of a row.
+
+    Args: cells: {field: cell}. finder: Finder.
+    Returns: Clip; one whose files are not there says so in `missing`.
+    Raises: InputError for a cell that must not be empty and a name that several files have.
+    """
     if empty := [field for field in ("label", "speaker", "session") if cells.get(field) == ""]:
         raise InputError(f"{empty[0]} is empty")
     name = cells.get("path") or cells.get("id", "")

@@ -112,11 +112,15 @@ def prepare_corpus(
 
 
 def choose_labels(corpus, labels=None, label_map=None):
-    """The classes and what is merged into them: (list of names, {label: class}).
+    """The classes and what is merged into them.
 
-    Raises: InputError for a class that the corpus has no label of.
+    Args: corpus: Corpus. labels, label_map: as prepare_corpus takes them.
+    Returns: (list of names, {label: class}).
+    Raises: InputError for a class, or a label to merge, that the corpus doesn't have.
     """
     own = list(dict.fromkeys(corpus.emotions.values()))
+    if unknown := [label for label in label_map or () if label not in own]:
+        raise InputError(f"--label_map {' '.join(unknown)}: not a label of {corpus.name}; its labels: {' '.join(own)}")
     if label_map is None:
         asked = own if labels == ["all"] else labels or corpus.labels
         label_map = {old: new for old, new in corpus.label_map.items() if old not in asked}
@@ -130,7 +134,11 @@ def choose_labels(corpus, labels=None, label_map=None):
 
 
 def compare_counts(clips, published):
-    """A line for each class whose count differs: `published` is {split, or None where there is none: {emotion: n}}."""
+    """Hold the number of utterances of each class against the published one.
+
+    Args: clips: list of Clip. published: {split, or None for a corpus without: {emotion: n}}.
+    Returns: a line for each class that differs.
+    """
     found = Counter((clip.columns.get("split"), clip.emotion) for clip in clips)
     expected = {(split, emotion): n for split, counts in published.items() for emotion, n in counts.items()}
     return [
@@ -141,7 +149,13 @@ def compare_counts(clips, published):
 
 
 def refuse(name, release, skip_missing, allow_count_mismatch):
-    """Stop where files are missing or unknown or counts differ, with their names and the flag that goes on."""
+    """Stop where files are missing or unknown or counts differ, or say what was found and allowed.
+
+    Args:
+        name: of the corpus, for messages. release: Release.
+        skip_missing: missing files are allowed. allow_count_mismatch: strays and other counts are.
+    Raises: InputError that names each of them, and the flag that goes on.
+    """
     missing = find_missing(release.clips)
     strays = [f"{path}: {why}" for path, why in release.strays]
     lines = []
@@ -154,10 +168,17 @@ def refuse(name, release, skip_missing, allow_count_mismatch):
     for problems in (missing, strays, release.mismatch):
         if problems:
             logger.warning("%s: %d findings, allowed:\n%s", name, len(problems), join_problems(problems, 5))
+    if release.ignored:
+        path, why = release.ignored[0]
+        logger.warning("%s: %d files are not used, such as %s: %s", name, len(release.ignored), path, why)
 
 
 def find_missing(clips):
-    """A line for each file that a copy lacks and an utterance needs; one for a speaker of whom nothing is there."""
+    """What a copy lacks.
+
+    Args: clips: list of Clip; those with a fault need no file.
+    Returns: a line for each file that an utterance needs; one alone for a speaker of whom nothing is there.
+    """
     lacking, lines = {}, []
     for clip in clips:
         if not clip.fault:
@@ -173,9 +194,10 @@ def find_missing(clips):
 def add_groups(clips, n):
     """Give each clip one of n sessions, `session1` ..., by its speaker.
 
-    The groups are balanced in speakers of each `gender` and in utterances, and depend on nothing but the speakers and
-    their utterances in the published corpus: not on labels, nor on what a copy lacks.
+    The groups are balanced in speakers of each `gender` and in utterances. Where `clips` are all of the published
+    corpus, whatever the labels and whatever a copy lacks, every copy and every choice of classes has the same groups.
 
+    Args: clips: list of Clip, which get a column `session`. n: number of groups.
     Raises: InputError for fewer than two groups or more than there are speakers.
     """
     sizes = Counter(clip.speaker for clip in clips)
@@ -194,7 +216,14 @@ def add_groups(clips, n):
 
 
 def split_clips(release, emotions, labels, label_map, root):
-    """The rows of the manifest and of dropped.csv: (list of dict, list of (id, emotion, reason))."""
+    """Part the utterances that are used from those that are not.
+
+    Args:
+        release: Release. emotions: {the corpus's word: label}; a word without an entry is its own label.
+        labels: the classes that are kept. label_map: {label: class}. root: folder that dropped files are named from.
+    Returns: (rows of the manifest, list of dict; rows of dropped.csv, list of (id, emotion, reason)).
+    Raises: InputError when no utterance is used.
+    """
     dropped = [(_below(path, root), "", why) for path, why in release.strays + release.ignored]
     rows = []
     for clip in release.clips:
@@ -219,7 +248,13 @@ def _below(path, root):
 
 
 def write_corpus(rows, dropped, out, labels, *, official=False):
-    """Write `<out>/manifest.csv`, `dropped.csv` and `folds`, and print how many utterances of each class there are."""
+    """Write `<out>/manifest.csv`, `dropped.csv` and `folds`, and print how many utterances of each class there are.
+
+    Args:
+        rows, dropped: as split_clips gives them. out: folder. labels: the classes in the order of train.py's.
+        official: the rows have a `split`, which is kept in place of a cross-validation.
+    Raises: InputError for rows that make no manifest or no folds.
+    """
     out = Path(out)
     table = pd.DataFrame(rows)
     first = [*REQUIRED, *(column for column in PLACES if column in table)]

@@ -29,7 +29,12 @@ NAME = re.compile(r"0[123]-0[12]-\d\d-\d\d-\d\d-\d\d-\d\d", re.ASCII)
 
 
 def read_ravdess(root, song=False):
-    """The release's utterances and the files that are none of it: Release."""
+    """The published utterances with their files.
+
+    Args: root: folder of the release. song: use the sung clips as well.
+    Returns: Release.
+    Raises: InputError when there is no such folder.
+    """
     clips = {clip.id: clip for clip in (*list_clips(1, EMOTIONS), *list_clips(2, SUNG))}
     strays, others = [], 0
     for path in list_files(root):
@@ -44,15 +49,17 @@ def read_ravdess(root, song=False):
             clip.path, clip.missing = path, ""
     if others:
         logger.info("%d files without sound or without picture are not used", others)
-    if not song:  # sung clips that are there are named as dropped, others are nobody's business
-        clips = {name: clip for name, clip in clips.items() if clip.columns["channel"] == "speech" or clip.path}
-        for clip in clips.values():
-            clip.fault = "" if clip.columns["channel"] == "speech" else "song; --song uses it"
+    for clip in clips.values():  # sung ones stay in the list: the groups of actors are the same with and without them
+        clip.fault = "song; --song uses it" if clip.columns["channel"] == "song" and not song else ""
     return Release(list(clips.values()), strays)
 
 
 def list_clips(channel, emotions):
-    """Every published utterance of a channel, 1 speech or 2 song, as a Clip that is missing."""
+    """The published utterances of a channel.
+
+    Args: channel: 1 speech, 2 song. emotions: those of the channel.
+    Returns: iterator of Clip, each without its file as yet.
+    """
     for actor, emotion, intensity, sentence, take in product(range(1, 25), emotions, (1, 2), (1, 2), (1, 2)):
         if (channel == 2 and actor == WITHOUT_SONG) or (emotion == "neutral" and intensity == 2):
             continue

@@ -16,8 +16,10 @@ LFS_POINTER = b"version https://git-lfs"
 
 
 def list_files(root, suffixes=SOUNDS + VIDEOS):
-    """Sorted paths under a folder, however deep, that end in one of the lower-case suffixes.
+    """The files of some kinds under a folder, however deep.
 
+    Args: root: the folder. suffixes: lower-case ends of names.
+    Returns: sorted list of paths.
     Raises: InputError when there is no such folder.
     """
     if not Path(root).is_dir():
@@ -30,7 +32,11 @@ def list_files(root, suffixes=SOUNDS + VIDEOS):
 
 
 def index_media(paths):
-    """Files by name: ({stem: {lower-case suffix: path}}, [(path, why)] of second files of a name and suffix)."""
+    """Files by name.
+
+    Args: paths: list of paths.
+    Returns: ({name without suffix: {lower-case suffix: path}}, [(path, why)] of second files of a name and suffix).
+    """
     index, repeated = {}, []
     for path in paths:
         place = index.setdefault(path.stem, {})
@@ -42,13 +48,19 @@ def index_media(paths):
 
 
 def pick(place, suffixes):
-    """The path of the first of several suffixes that a file of index_media has, else None."""
+    """The path with the first of several suffixes.
+
+    Args: place: {lower-case suffix: path}. suffixes: the ones that will do, the best first.
+    Returns: path, None where there is none of them.
+    """
     return next((place[suffix] for suffix in suffixes if suffix in place), None)
 
 
 def find_one(root, *names):
-    """The one file of a release with one of some names, in any case; the nearest to the root of several.
+    """A file of a release by its name, in any case of letters.
 
+    Args: root: the folder. names: spellings of its name.
+    Returns: its path, that nearest to the root of several.
     Raises: InputError when there is none.
     """
     wanted = {name.lower() for name in names}
@@ -59,7 +71,11 @@ def find_one(root, *names):
 
 
 def refuse_lfs_pointers(paths):
-    """Raise InputError where a file is what Git LFS leaves in place of one that was not fetched."""
+    """Stop where a file is what Git LFS leaves in place of one that was not fetched.
+
+    Args: paths: list of paths.
+    Raises: InputError that names the first such file.
+    """
     for path in paths:
         with open(path, "rb") as file:
             if file.read(len(LFS_POINTER)) == LFS_POINTER:
@@ -67,7 +83,12 @@ def refuse_lfs_pointers(paths):
 
 
 def read_text(path):
-    """The text of a file in UTF-8, with or without BOM, else in cp1252."""
+    """The text of a file in UTF-8, with or without BOM, else in cp1252.
+
+    Args: path: the file.
+    Returns: str.
+    Raises: InputError when there is no such file.
+    """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
     content = Path(path).read_bytes()
