@@ -45,6 +45,7 @@ def test_javased_names_what_is_missing_and_drops_other_emotions(tmp_path, capsys
     [
         (["ravdess", "--labels", "hap", "joy"], "--labels joy: not a class of ravdess"),
         (["cremad", "--labels", "cal"], "--labels cal: not a class of cremad"),
+        (["meld", "--label_map", "joy=hap"], "--label_map joy: not a label of meld; its labels: hap neu sad"),
         (["javased", "--groups", "3"], "--groups 3: javased has sessions"),
         (["meld", "--groups", "3"], "--groups 3: meld has an official split"),
         (["meld", "--song"], "--song: is for ravdess alone"),

@@ -45,7 +45,7 @@ def rows(split):
 
 @pytest.fixture(scope="module")
 def meld(tmp_path_factory):
-    root = tmp_path_factory.mktemp("meld") / "MELD.Raw"
+    root = tmp_path_factory.mktemp("meld") / "train_splits" / "MELD.Raw"  # folders above the root mean nothing
     for split, folder in FOLDERS.items():
         names = [f"{stem}.mp4" for stem in stems(split) if (split, stem) != ("dev", "dia110_utt7")]
         touch(root / split / folder, [*names, f"._{names[0]}", "notes.txt"])
@@ -54,13 +54,16 @@ def meld(tmp_path_factory):
     return root
 
 
-def test_meld_is_13706_clips_of_seven_classes_in_the_published_split(meld, tmp_path, caplog):
-    with caplog.at_level("INFO"):
-        table, dropped = prepare("meld", meld, tmp_path / "out")
+@pytest.fixture(scope="module")
+def prepared(meld):
+    return prepare("meld", meld, meld.parent / "out")
+
+
+def test_meld_is_13706_clips_of_seven_classes_in_the_published_split(meld, prepared):
+    table, dropped = prepared
     assert len(table) == 13706
-    assert "train.py needs --labels hap neu sad ang sur fea dis" in caplog.text
-    found = lists(tmp_path / "out", "strict")
-    assert not (tmp_path / "out" / "folds" / "paper").exists()
+    found = lists(meld.parent / "out", "strict")
+    assert not (meld.parent / "out" / "folds" / "paper").exists()
     assert sorted(found) == ["official_test", "official_train", "official_valid"]
     for split, name in (("train", "train"), ("dev", "valid"), ("test", "test")):
         emotions = [emotion for emotion, n in COUNTS[split].items() for _ in range(n)]
@@ -76,8 +79,8 @@ def test_meld_is_13706_clips_of_seven_classes_in_the_published_split(meld, tmp_p
     }
 
 
-def test_meld_rows_say_who_and_where(meld, tmp_path):
-    table, _ = prepare("meld", meld, tmp_path / "out")
+def test_meld_rows_say_who_and_where(meld, prepared):
+    table, _ = prepared
     row = table.set_index("id").loc["dev_dia7_utt3"]
     number = stems("dev").index("dia7_utt3")
     assert row["path"] == str(meld / "dev" / "dev_splits_complete" / "dia7_utt3.mp4")
@@ -105,17 +108,19 @@ def test_meld_names_a_missing_clip_and_a_missing_and_a_second_row(meld, tmp_path
         lines = refuse("meld", meld, tmp_path / "no", capsys)
         assert lines[0] == "dev_splits_complete/dia7_utt3.mp4: missing"
         assert len(lines) == 2
-        table, dropped = prepare("meld", meld, tmp_path / "out", "--skip_missing")
-        assert len(table) == 13705
-        assert "dev_dia7_utt3" in dropped.index
     table = meld / "test_sent_emo.csv"
     text = table.read_text(encoding="utf-8")
     record = text[text.rindex("2609,") :]
-    with put(table, text.removesuffix(record).encode()):
+    gone = meld / "dev" / "dev_splits_complete" / "dia8_utt3.mp4"
+    with put(table, text.removesuffix(record).encode()), put(meld / "x" / FOLDERS["test"] / "dia7_utt3.mp4") as second:
         lines = refuse("meld", meld, tmp_path / "no", capsys)
         assert lines[0] == "test: 49 utterances of fear, 50 are published"
+        assert lines[1].startswith(f"{second}: the same name as ")
         last = stems("test")[-1]
-        _, dropped = prepare("meld", meld, tmp_path / "less", "--allow_count_mismatch")
+        with away(gone):
+            left, dropped = prepare("meld", meld, tmp_path / "less", "--allow_count_mismatch", "--skip_missing")
+        assert len(left) == 13706 - 2
+        assert "dev_dia8_utt3" in dropped.index
         name = str(Path("test") / FOLDERS["test"] / f"{last}.mp4")
         assert dropped.loc[name, "reason"] == "no row in the table"
     with put(table, (text + record).encode()):

@@ -23,7 +23,7 @@ def rows(split):
 
 @pytest.fixture(scope="module")
 def mer2023(tmp_path_factory):
-    root = tmp_path_factory.mktemp("mer")
+    root = tmp_path_factory.mktemp("mer") / "test3_and_more"  # folders above the root mean nothing
     for split in SIZES:
         folder = root / ("mer2023train/train" if split == "train" else split)
         touch(folder, [f"{name}.{'avi' if split != 'test3' else 'MP4'}" for name, _ in rows(split)])

@@ -5,6 +5,7 @@ from itertools import cycle, product
 
 import pytest
 
+from corpus.msp_improv import read_msp_improv
 from releases import away, groups_of, prepare, put, refuse, touch
 
 COUNTS = {"A": 792, "H": 2644, "N": 3477, "S": 885, "O": 100, "X": 300}
@@ -57,20 +58,19 @@ def test_msp_improv_sessions_are_those_of_the_speakers(msp_improv, tmp_path, cap
     assert (row["arousal"], row["valence"], row["dominance"]) == ("2.812500", "3.125000", "3.0000")
 
 
-def test_msp_improv_counts_are_no_reason_to_stop(msp_improv, tmp_path, caplog):
+def test_msp_improv_counts_are_no_reason_to_stop(msp_improv, caplog):
     table = msp_improv / "Evalution.txt"
     with put(table, table.read_bytes().replace(b"; A; ", b"; X; ", 1)):
-        prepare("msp_improv", msp_improv, tmp_path / "out")
+        assert read_msp_improv(msp_improv).mismatch == []
     assert "791 utterances of A, 792 are published" in caplog.text
 
 
-def test_msp_improv_with_videos_alone_and_the_table_spelled_right(msp_improv, tmp_path):
+def test_msp_improv_with_videos_alone_and_the_table_spelled_right(msp_improv):
     (msp_improv / "Evalution.txt").rename(msp_improv / "Evaluation.txt")
     with away(msp_improv / "Audio"):
-        table, _ = prepare("msp_improv", msp_improv, tmp_path / "out")
+        clips = read_msp_improv(msp_improv).clips
     (msp_improv / "Evaluation.txt").rename(msp_improv / "Evalution.txt")
-    assert list(table["path"]) == list(table["video"])
-    assert set(table["path"].str[-4:]) == {".avi"}
+    assert all(clip.path == clip.columns["video"] and clip.path.suffix == ".avi" for clip in clips)
 
 
 def test_msp_improv_names_what_is_missing_and_what_has_no_line(msp_improv, tmp_path, capsys):

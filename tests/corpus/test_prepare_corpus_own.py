@@ -100,6 +100,24 @@ def test_clips_without_a_row_are_dropped_and_rows_without_a_clip_named(clips, ca
     assert reasons == {"anna_hap1": "anna/hap1: missing", "anna/extra.mp4": "no row in the table"}
 
 
+def test_a_sound_has_the_video_beside_it_or_none(clips, capsys):
+    rows = []
+    for person in ("anna", "ben"):
+        touch(clips / "clips" / "Audio" / person / "1", ["take.wav"])
+        touch(clips / "clips" / "Video" / person / "1", ["take.mp4"])
+        rows.append((person, f"Audio/{person}/1/take", "neu", person))
+    write_csv(clips / "table.csv", ["id", "path", "label", "speaker"], rows)
+    videos = run(clips, columns="").set_index("id")["video"]
+    assert [video.split("/")[-4:-1] for video in videos] == [["Video", "anna", "1"], ["Video", "ben", "1"]]
+    (clips / "clips" / "Video" / "anna" / "1" / "take.mp4").unlink()
+    videos = run(clips, columns="").set_index("id")["video"]
+    assert videos["anna"].endswith("Audio/anna/1/take.wav")  # not ben's
+    touch(clips / "clips" / "More" / "ben" / "1", ["take.mp4"])
+    with pytest.raises(SystemExit):
+        run(clips, columns="")
+    assert "line 3: the video of " in capsys.readouterr().err
+
+
 def test_labels_are_merged_and_chosen(clips, capsys):
     table = run(clips, "--labels", "pos", "neu", "--label_map", "hap=pos")
     assert table["label"].value_counts().to_dict() == {"pos": 8, "neu": 8}

@@ -71,6 +71,9 @@ def test_ravdess_groups_have_two_of_each_sex(ravdess, tmp_path):
     assert {utt_id[-2:] for utt_id in held_out} == groups["session2"]
     sad, _ = prepare("ravdess", ravdess, tmp_path / "sad", "--labels", "sad", "ang", "--song")
     assert groups_of(sad) == groups  # whatever is asked for
+    with away(*ravdess.glob("Video_Song_*")):
+        speech, _ = prepare("ravdess", ravdess, tmp_path / "speech")
+    assert groups_of(speech) == groups  # and whatever a copy holds
     pairs, _ = prepare("ravdess", ravdess, tmp_path / "pairs", "--groups", "12")
     assert all(sum(map(int, actors)) % 2 == 1 and len(actors) == 2 for actors in groups_of(pairs).values())
 
