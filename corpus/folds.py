@@ -2,6 +2,8 @@
 
     manifest.csv -> write_folds -> <out>/paper/session1_train.scp, session1_valid.scp, ...
                                    <out>/strict/session1_train.scp, session1_valid.scp, session1_test.scp, ...
+    manifest.csv of a corpus with a split of its own -> write_official_lists
+                                -> <out>/strict/official_train.scp, official_valid.scp, official_test.scp
 
 Fold k holds session k out. In the paper protocol (the lists of the released code) session k is the validation list:
 the best epoch is chosen on the very utterances that are reported. In the strict protocol session k is the test list,
@@ -99,12 +101,18 @@ def check_folds(table):
                 f"speaker {speaker}: stands in {' and '.join(sorted(members, key=natural_order))}, so in train and in "
                 "valid or test; a speaker belongs to one session (different people need different names)"
             )
-    for utt_id, path in zip(table["id"], table["path"], strict=True):
-        if "\t" in path or path.splitlines() != [path]:
-            problems.append(f"{utt_id}: path {path!r} holds a tab or a line break; an scp list can't hold it")
+    problems += _find_path_faults(table)
     if problems:
         raise InputError(join_problems(problems))
     return names
+
+
+def _find_path_faults(table):
+    return [
+        f"{utt_id}: path {path!r} holds a tab or a line break; an scp list can't hold it"
+        for utt_id, path in zip(table["id"], table["path"], strict=True)
+        if "\t" in path or path.splitlines() != [path]
+    ]
 
 
 def _find_name_fault(name):
@@ -133,18 +141,44 @@ def write_folds(table, out):
     plan = plan_folds(sessions)
     if "strict" not in plan:
         logger.warning("the strict protocol needs 3 sessions and there are %d: only paper is written", len(sessions))
-    line = table["id"] + " " + table["path"] + " " + table["label"] + "\n"
-    written = []
-    for protocol, folds in plan.items():
-        for fold, splits in folds.items():
-            for split, members in splits.items():
-                path = Path(out) / protocol / f"{fold}_{split}.scp"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text("".join(line[table["fold"].isin(members)]), encoding="utf-8", newline="\n")
-                written.append(path)
+    lists = {
+        Path(out) / protocol / f"{fold}_{split}.scp": table[table["fold"].isin(members)]
+        for protocol, folds in plan.items()
+        for fold, splits in folds.items()
+        for split, members in splits.items()
+    }
+    return _write_lists(lists, out, f"{len(sessions)} folds, {len(table)} utterances")
+
+
+def write_official_lists(table, out):
+    """Write the lists of a corpus that comes with a split: the test list chooses nothing, so this is strict.
+
+    Args:
+        table: manifest with a column `split`: train, valid, test, and further test lists (test2, ...), which are
+            written as `official_test2.scp` for scripts.evaluate.
+        out: folder; the lists go to its `strict`.
+    Returns: list of the written paths.
+    Raises: InputError when a list would be empty, or a path can't stand in a list.
+    """
+    table = table.sort_values("id", kind="stable")
+    splits = [*dict.fromkeys(["train", "valid", "test", *sorted(set(table["split"]))])]
+    problems = [f"split {split}: no utterance is left" for split in splits if not (table["split"] == split).any()]
+    if problems := problems + _find_path_faults(table):
+        raise InputError(join_problems(problems))
+    lists = {Path(out) / "strict" / f"official_{split}.scp": table[table["split"] == split] for split in splits}
+    return _write_lists(lists, out, f"the official split, {len(table)} utterances")
+
+
+def _write_lists(lists, out, what):
+    """Write {path: rows}, say which lists of an earlier run are still there; the written paths."""
+    for path, rows in lists.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = rows["id"] + " " + rows["path"] + " " + rows["label"] + "\n"
+        path.write_text("".join(lines), encoding="utf-8", newline="\n")
+    written = list(lists)
     for path in sorted({path for protocol in PROTOCOLS for path in (Path(out) / protocol).glob("*.scp")} - {*written}):
         logger.warning("%s: is of an earlier run, not of this one; remove it", path)
-    logger.info("%s: %d lists of %d folds, %d utterances", out, len(written), len(sessions), len(table))
+    logger.info("%s: %d lists of %s", out, len(written), what)
     return written
 
 

@@ -9,7 +9,7 @@ import pytest
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
-@pytest.mark.parametrize("name", ["prepare_iemocap", "make_demo", "check_corpus", "make_folds"])
+@pytest.mark.parametrize("name", ["prepare_iemocap", "prepare_corpus", "make_demo", "check_corpus", "make_folds"])
 def test_a_command_starts_by_its_path(name, tmp_path):
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / f"{name}.py"), "--help"], cwd=tmp_path, capture_output=True, text=True
