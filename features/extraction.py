@@ -79,7 +79,7 @@ def extract_features(
     """
     table = read_manifest(manifest)
     check_videos(table)
-    faces = FaceSettings() if crop == "face" else None
+    faces = FaceSettings(max_frames=max_frames) if crop == "face" else None
     model, processor = load_picture_encoder(image_model)
     prepare = FramePreparer(processor, rows)
     state = join_processes(cpu, timeout=timedelta(days=7))  # a process may be done long before the others

