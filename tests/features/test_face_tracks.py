@@ -56,6 +56,13 @@ def test_two_faces_that_pass_are_not_mixed_up():
     np.testing.assert_allclose(ys, 100)
 
 
+def test_of_two_faces_within_reach_each_goes_on_as_the_nearer_one():
+    looks = [look(box(100 + 2 * k, 100), box(130 + 2 * k, 104, side=39)) for k in range(8)]
+    looks[3::2] = [boxes[::-1] for boxes in looks[3::2]]  # which of them comes first is no help
+    xs = [follow(*looks).find_square(k * TICK)[0] for k in range(8)]
+    np.testing.assert_allclose(xs, 100 + 2 * np.arange(8), atol=1e-6)
+
+
 @pytest.mark.parametrize(("missing", "bridged"), [(1, True), (2, True), (3, False), (6, False)])
 def test_a_face_that_vanishes_is_bridged_for_half_a_second_and_found_again(missing, bridged):
     track = follow(*[look(box(100))] * 4, *[look()] * missing, *[look(box(110))] * 4)
