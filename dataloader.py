@@ -132,7 +132,7 @@ def read_scp_lines(path):
     Raises: InputError that names every malformed line and every second use of an id.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # False, too, for a name that is too long
         raise InputError(f"{path}: no such file; an scp list with a line `utt_id path label` an utterance is needed")
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # CRLF reads as LF
@@ -193,7 +193,7 @@ def refuse_absent_classes(path, labels=LABELS, label_map=None):
     Args:
         path: the list. labels: that nobody asked for. label_map: {name in the list: name in labels}, applied first.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         return
     label_map = label_map or {}
     found = {label_map.get(name, name) for *_, name in read_scp_lines(path)}
@@ -327,7 +327,7 @@ def _resampler(rate):
 
 def read_duration(path):
     """Length of a sound in seconds, from its header alone. Raises: InputError that names the file."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such file")
     try:
         info = sf.info(str(path))

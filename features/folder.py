@@ -28,7 +28,7 @@ BROKEN_ARRAY += (LookupError, RecursionError, MemoryError)
 # Python 3.11's parser counts its depth for all threads together: two headers at a time may end in a SystemError.
 ONE_HEADER = threading.Lock()
 PLAIN_HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00v\x00\{'descr': '<(f[24])', 'fortran_order': False, 'shape': \((\d+), (\d+)\), }"
+    rb"\x93NUMPY\x01\x00v\x00\{'descr': '<(f[24])', 'fortran_order': False, 'shape': \((\d+), (\d+)\), } *\n"
 )
 SHARD = ".safetensors"
 SHARD_NAME = re.compile(r"shard-\d+\.safetensors")
@@ -89,7 +89,7 @@ def _read_plain(place, max_frames):
     """The first rows and the shape of what np.save writes, ten times as fast as np.load; else None, None."""
     try:
         with open(place, "rb", buffering=0) as file:
-            header, size = PLAIN_HEADER.match(file.read(128)), os.fstat(file.fileno()).st_size
+            header, size = PLAIN_HEADER.fullmatch(file.read(128)), os.fstat(file.fileno()).st_size
             if header is None:
                 return None, None
             dtype, shape = np.dtype("<" + header[1].decode()), (int(header[2]), int(header[3]))

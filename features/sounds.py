@@ -19,7 +19,7 @@ from running.records import hash_file, write_text
 
 INDEX_FILE = "sounds.txt"
 PLAIN_HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': \((\d+), (\d+)\), }"
+    rb"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': \((\d+), (\d+)\), } *\n"
 )
 MISSING, CHANGED, UNKNOWN, DAMAGED = "missing", "changed", "unknown", "damaged"
 
@@ -110,7 +110,7 @@ def find_fault(path, width):
     """What the header and the size of a state tell of damage, a sentence, or None."""
     with open(path, "rb") as file:
         start, size = file.read(128), os.fstat(file.fileno()).st_size
-    header = PLAIN_HEADER.match(start)  # reads a hundred thousand headers in seconds; numpy explains the others
+    header = PLAIN_HEADER.fullmatch(start)  # reads a hundred thousand headers in seconds; numpy explains the others
     if header and int(header[2]) == width and size == 128 + 4 * width * int(header[1]) > 128:
         return None
     try:

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 import train
+from running import building
 from running.watching import Totals
 
 ROWS = {
@@ -47,10 +49,10 @@ def take_steps(steps, flags):
 
 def main():
     out, steps = Path(sys.argv[1]), int(sys.argv[2])
-    buckets = functools.partial(train.DistributedDataParallelKwargs, bucket_cap_mb=0.01)
-    train.DistributedDataParallelKwargs = buckets
+    buckets = functools.partial(building.DistributedDataParallelKwargs, bucket_cap_mb=0.01)
+    building.DistributedDataParallelKwargs = buckets
     found = {row: take_steps(steps, [*sys.argv[3:], *flags]) for row, flags in ROWS.items()}
-    state = train.PartialState()
+    state = PartialState()
     (out / f"{state.process_index}.json").write_text(json.dumps({"processes": state.num_processes, "losses": found}))
     state.destroy_process_group()
 

@@ -17,7 +17,7 @@ def test_encoders_load_and_tell_inputs_apart(tiny_wavlm, tiny_clip):
 
 def test_encoders_only_and_the_seed(tmp_path, tiny_clip):
     main(["--out", str(tmp_path), "--encoders_only"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip", "wavlm"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip", "hubert", "wav2vec2", "wavlm", "whisper"]
     same = (tmp_path / "clip/model.safetensors").read_bytes()
     assert same == (type(tmp_path)(tiny_clip) / "model.safetensors").read_bytes()
     make_clip(tmp_path / "other", seed=1)
