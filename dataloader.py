@@ -401,7 +401,7 @@ def check_utterances(
         elif "a" in modality:
             seconds, sound_errors = _check_sounds([utterance.path for utterance in utterances], bar)
         if "v" in modality:
-            streams["video"] = index_features(video_root).check(utt_ids, bar, max_frames)
+            streams["video"] = FeatureFolder(video_root).check(utt_ids, bar, max_frames)
             seconds = streams["video"].rows / FRAME_RATE if seconds is None else seconds
     errors = [sound_errors, *(found.errors for found in streams.values())]
     problems = [part[i] for i in sorted(set().union(*errors)) for part in errors if i in part]
@@ -416,11 +416,6 @@ def check_utterances(
         for u, picture, duration, states in zip(utterances, video, seconds.tolist(), audio, strict=False)
     ]
     return checked, {name: found.dim for name, found in streams.items()}
-
-
-def index_features(video_root):
-    """The FeatureFolder of --video_root; its `get` gives the place of an utterance's features. Raises: InputError."""
-    return FeatureFolder(video_root)
 
 
 def _check_sounds(paths, bar):

@@ -44,6 +44,7 @@ except ImportError:  # a checkpoint without an adapter loads where there is none
 PACKED = ("wavlm", "hubert", "wav2vec2", "data2vec-audio", "unispeech", "unispeech-sat")  # model types, of wavlm.py
 TYPES = (*PACKED, "whisper")  # those whose states do not depend on how far others in a batch are padded
 PRODUCTS = ("q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense", "fc1", "fc2")  # of a layer
+FRAME_RATE = 50  # states a second, of all of them
 ADAPTERS, ADAPTER_FILE = "adapter", "adapter_model.safetensors"  # of a saved model; the names are peft's
 # What transformers raises for a checkpoint that is damaged or of another kind, beside OSError and ValueError.
 UNLOADABLE = (SafetensorError, StrictDataclassError, EOFError, LookupError, TypeError, AttributeError, RuntimeError)
@@ -83,9 +84,12 @@ def cut_encoder(encoder, layer):
 
 def choose_mix(encoder, layer):
     """The `mix` that `encode` takes for a layer of a cut encoder; `weighted` has learnt ones."""
-    n = len(find_holder(encoder).layers) + 1
-    weights = next(encoder.parameters()).new_zeros(n, dtype=torch.float32)
-    return {"mean": weights + 1 / n, 0: torch.eye(n, device=weights.device)[0]}.get(layer)
+    if layer not in ("mean", 0):
+        return None
+    weights = next(encoder.parameters()).new_ones(len(find_holder(encoder).layers) + 1, dtype=torch.float32)
+    if layer == 0:
+        weights[1:] = 0
+    return weights / weights.sum()
 
 
 def read_config(name):
@@ -104,8 +108,8 @@ def wants_normalized(name):
 
 def check_length(seconds, config):
     """Raise ValueError for more sound than an encoder takes. Args: seconds: used of an utterance, at most."""
-    if config.model_type == "whisper" and seconds * 50 > config.max_source_positions:
-        raise ValueError(f"takes {config.max_source_positions / 50:g} s of sound, --max_length is {seconds:g}")
+    if config.model_type == "whisper" and seconds * FRAME_RATE > config.max_source_positions:
+        raise ValueError(f"takes {config.max_source_positions / FRAME_RATE:g} s of sound, --max_length is {seconds:g}")
 
 
 def find_holder(encoder):
@@ -117,8 +121,8 @@ def check_layer(layer, config):
     """Raise ValueError where there is no such layer.
 
     Args:
-        layer: `last`: the last hidden state; k: transformers' `hidden_states[k]`, 0 what the first layer takes; `mean`
-            of all of these; `weighted`: their learnt mix.
+        layer: `last`: the last hidden state; k: transformers' `hidden_states[k]`, the output of layer k; `mean` of all
+            of these; `weighted`: their learnt mix.
     """
     if layer not in ("last", "mean", "weighted") and not (
         isinstance(layer, int) and 0 < layer <= config.num_hidden_layers

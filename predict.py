@@ -21,7 +21,7 @@ from pathlib import Path
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until all is imported: no traceback out of imports
 
-from dataloader import index_features
+from features.folder import FeatureFolder
 from features.preparing import parse_rows
 from inference.answers import FORMATS, check_out, format_table, write_predictions
 from inference.predictor import FoalPredictor
@@ -104,7 +104,7 @@ def make_folder(plot):
 
 def add_features(sources, video_root):
     """Give every source its ready features, where there are some."""
-    index = index_features(video_root)
+    index = FeatureFolder(video_root)
     found = [replace(s, features=index.get(s.name) or index.get(Path(s.name).stem)) for s in sources]
     taken = {}
     for source in found:

@@ -35,7 +35,6 @@ IEMOCAP = "IEMOCAP"  # the list that stands in where none is given
 IEMOCAP_UTTERANCES = (4425, 1106)  # of 5531, four of five sessions and the fifth
 RESERVE = 2**30  # bytes, an estimate of what can't be counted: CUDA's context and libraries, pieces the allocator loses
 RATES = {"bf16": 30.0, "fp16": 30.0, "no": 10.0}  # TFLOP/s, a tenth (fp32: half) of an A100's peak
-AUDIO_RATE = 50  # frames a second of WavLM
 PASSES = (2, 4)  # parts of a batch that are tried
 HALF = (torch.bfloat16, torch.float16)
 COPIES = "weights, half-precision copies"
@@ -205,7 +204,7 @@ def plan_training(args, config, corpus):
         disk["video features"] = corpus.features
     if STATES in longest.flops:
         flops += longest.flops[STATES] * corpus.everything[:, 0].sum() / counted
-        disk["states of the encoder"] = corpus.everything[:, 0].sum() * AUDIO_RATE * config.hidden_size * 4
+        disk["states of the encoder"] = corpus.everything[:, 0].sum() * encoders.FRAME_RATE * config.hidden_size * 4
     return Plan(typical, longest, disk, steps, flops)
 
 
@@ -399,7 +398,7 @@ class Rehearsal:
             shapes["video_features"] = (b, max(rows), self.model.config.video_dim), torch.float32
             shapes["video_mask"] = (b, max(rows)), torch.bool
         if "a" in self.args.modality and self.kept is not None:
-            steps = [max(1, round(n * AUDIO_RATE) - 1) for n in lengths[:, 0]]
+            steps = [max(1, round(n * encoders.FRAME_RATE) - 1) for n in lengths[:, 0]]
             name = "audio_features" if self.model.encoder is None else "audio_states"
             shapes[name] = (b, max(steps), self.config.hidden_size), torch.float32
             shapes["audio_mask"], inputs["samples"] = ((b, max(steps)), torch.bool), steps

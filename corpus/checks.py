@@ -16,7 +16,8 @@ import pandas as pd
 from corpus.contents import NO_FEATURES, SILENCE, add_content
 from corpus.iemocap import parse_iemocap_id
 from corpus.manifest import read_manifest
-from dataloader import index_features, read_scp
+from dataloader import read_scp
+from features.folder import FeatureFolder
 from running.errors import InputError, join_problems
 
 logger = logging.getLogger("foalnet")
@@ -52,7 +53,7 @@ def check_corpus(lists, labels, label_map, video_root=None, manifest=None, max_l
 
 def read_lists(lists, labels, label_map, video_root):
     """The utterances of all lists: a DataFrame with split, id, path, label (name), features (path or empty)."""
-    index = index_features(video_root) if video_root else {}
+    index = FeatureFolder(video_root) if video_root else {}
     rows, problems = [], []
     for split, source in lists.items():
         try:

@@ -18,7 +18,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from dataloader import build_evaluation_loader
-from encoders import check_layer, check_length, choose_mix, cut_encoder, encode, load_encoder
+from encoders import FRAME_RATE, check_layer, check_length, choose_mix, cut_encoder, encode, load_encoder
 from features.sounds import CHANGED, DAMAGED, UNKNOWN, judge_states, read_sounds, write_sounds
 from features.store import SETTINGS_FILE, remove_unfinished
 from running.errors import InputError, join_problems
@@ -31,7 +31,6 @@ from wavlm import has_group_norm
 logger = logging.getLogger("foalnet.speech")
 
 WAIT = 1.0  # seconds between two looks at the lock
-FRAME_RATE = 50  # a second, of every encoder of encoders.py
 LOCK_FILE = ".lock"
 AUDIO_KEYS = "model model_type weights_crc32 layer dim frame_rate final_dropout max_length normalize_audio".split()
 AUDIO_KEYS += ["mixed_precision"]  # of features.json

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from dataloader import SAMPLE_RATE, read_audio
+from encoders import FRAME_RATE
 from features.decoding import Clip, Frame, VideoReport, cut_clips, find_share
-from features.speech import FRAME_RATE
 from inference.answers import Prediction
 from inference.loading import probe_file
 from inference.predictor import make_source

@@ -33,7 +33,7 @@ def write_card(config, preprocessing, result, args):
         for name, (low, high) in (("ua", evaluation["ua_95"]), ("wa", evaluation["wa_95"]))
     }
     card = ModelCard.from_template(
-        _describe_for_hub(title, evaluation),
+        _describe_for_hub(title, evaluation, _name_encoders(config, preprocessing)),
         template_path=TEMPLATE,
         title=title,
         streams=" and ".join(STREAMS[letter].source for letter in config.modality),
@@ -52,6 +52,8 @@ def write_card(config, preprocessing, result, args):
         repository="FOLDER_OR_HUB_ID",
         preprocessing=preprocessing,
         clip=preprocessing.clip,
+        ready_audio="a" in config.modality and config.audio_config is None,
+        adapted=config.audio_model,
         lists={path: hash_file(path) for path in lists},
         data_license=args.data_license or UNKNOWN_LICENSE,
         **with_interval,
@@ -59,7 +61,14 @@ def write_card(config, preprocessing, result, args):
     return card.content
 
 
-def _describe_for_hub(title, evaluation):
+def _name_encoders(config, preprocessing):
+    """Model types of the encoders of sound and picture, as far as they are known."""
+    ready = [(record or {}).get("model_type") for record in (preprocessing.audio, preprocessing.clip)]
+    trained = config.audio_config.model_type if config.audio_config is not None else None
+    return [name for name in (trained, *ready) if name]
+
+
+def _describe_for_hub(title, evaluation, encoders):
     about = {
         "task_type": "audio-classification",
         "dataset_type": "speech-emotion",
@@ -78,7 +87,7 @@ def _describe_for_hub(title, evaluation):
         license_name="see-licence-of-the-data",
         library_name="transformers",
         pipeline_tag="audio-classification",
-        tags=["emotion-recognition", "multimodal", "wavlm", "clip", "foalnet"],
+        tags=["emotion-recognition", "multimodal", *encoders, "foalnet"],
         eval_results=scores,
     )
 

@@ -10,7 +10,7 @@ import soundfile as sf
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
-from test_encoders import write_encoder
+from test_encoders import FAMILIES, write_encoder
 from transformers import WavLMModel
 
 import train
@@ -63,6 +63,10 @@ def test_ready_features_are_the_frozen_encoder_to_the_last_bit(family, tmp_path,
     for name in names:
         assert (tmp_path / "frozen" / name).read_bytes() == (tmp_path / "ready" / name).read_bytes(), name
     assert frozen["loss"] == ready["loss"]
+    card = (tmp_path / "ready" / "best" / "README.md").read_text()
+    assert f"as states (layer mean) of `{encoder}`" in card
+    assert f"- {FAMILIES[family][0]}\n" in card
+    assert "- wavlm\n" not in card or family == "wavlm"
     assert not any(key.startswith("wavlm") for key in FoalNet.from_pretrained(tmp_path / "ready" / "best").state_dict())
 
 
