@@ -368,11 +368,11 @@ def normalize_waveform(samples):
 
 
 def read_states(path):
-    """The cached states of one utterance, (Ta, Da) float32. Raises: InputError that names the file."""
+    """The ready audio features of one utterance, (Ta, Da). Raises: InputError that names the file."""
     states = read_features(path)
     if not np.isfinite(states).all():
         bad = int(np.argwhere(~np.isfinite(states).all(1))[0, 0])
-        raise InputError(f"{path}: row {bad} holds NaN or infinity; remove the file and it is computed again")
+        raise InputError(f"{path}: row {bad} holds NaN or infinity")
     return states
 
 
