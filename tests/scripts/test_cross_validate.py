@@ -275,7 +275,7 @@ def test_an_interrupt_stops_the_folds(place, script, sent, code):
 
 
 def test_two_drivers_never_share_a_fold(place):
-    first = start(place, "folds", "out", SECONDS_EACH="4")
+    first = start(place, "folds", "out", SECONDS_EACH="60")
     while not read_calls(place):
         time.sleep(0.1)
     code, _, err = run(place, "folds", "out")
