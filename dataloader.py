@@ -37,8 +37,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from features.checked import CheckedFiles, check_files
 from features.folder import FeatureFolder, read_features
 from running.errors import InputError, join_problems
+from running.parent import die_with_parent
 from running.progress import progress_bar
-from running.stopping import die_with_parent
 
 logger = logging.getLogger("foalnet.dataloader")
 

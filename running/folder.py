@@ -23,11 +23,11 @@ from accelerate.utils import broadcast_object_list
 from running.checkpoint import MANIFEST, adopt, find_version, forget_older, read_manifest, versions, write_version
 from running.errors import InputError
 from running.finished import FREE_ON_RESUME, explain_refusal, may_train_longer
+from running.parent import LOCKED
 from running.pictures import plot_curves
 from running.records import describe_environment, read_json, write_json, write_text
 
 logger = logging.getLogger("foalnet.train")
-LOCKED = "FOALNET_LOCKED"  # environment variable: the folder that a driver has locked for this training
 
 
 class RunFolder:

@@ -22,8 +22,7 @@ import psutil
 
 from running.errors import InputError
 from running.finished import check_finished
-from running.folder import LOCKED
-from running.stopping import die_with_parent
+from running.parent import LOCKED, die_with_parent
 
 GRACE = 20.0  # seconds that a signal has before the next one
 POLL = 0.1  # seconds

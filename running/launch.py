@@ -20,7 +20,7 @@ from accelerate.commands.config.config_args import default_config_file
 from accelerate.utils import DistributedType, parse_flag_from_env
 
 from running.errors import InputError
-from running.stopping import die_with_parent
+from running.parent import die_with_parent
 
 logger = logging.getLogger("foalnet")
 PATIENCE = timedelta(hours=2)  # with a process that reads every file of a large corpus for the first time

@@ -4,8 +4,6 @@ The exit code is 128 and the number of the signal, as a shell gives it.
 """
 
 import contextlib
-import ctypes
-import os
 import signal
 import threading
 import time
@@ -14,7 +12,6 @@ import torch
 import torch.distributed as dist
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PR_SET_PDEATHSIG = 1
 AGAIN = 1.0  # seconds after a signal from which on Ctrl-C is meant as a second one
 
 
@@ -81,12 +78,3 @@ def collect_stops():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def die_with_parent(number=signal.SIGTERM):
-    """Ask Linux to send this process a signal when the process that started it is gone; elsewhere nothing happens."""
-    parent = os.getppid()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), number)

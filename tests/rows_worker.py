@@ -1,13 +1,11 @@
 """Many steps of every row of the ablation, losses by step; for test_distributed.
 
-Called as `rows_worker.py OUT STEPS [flags of train.py]`: writes OUT/<rank>.json. Dropout is off; layerdrop and
+Every process writes OUT/<rank>.json. Dropout is off; layerdrop and
 SpecAugment are what the checkpoint says. Gradients are reduced in many small buckets, as those of a large model are.
 """
 
 import functools
 import json
-import sys
-from pathlib import Path
 
 import torch
 from accelerate import PartialState
@@ -47,16 +45,10 @@ def take_steps(steps, flags):
     return losses[:steps]
 
 
-def main():
-    out, steps = Path(sys.argv[1]), int(sys.argv[2])
+def main(out, steps, arguments):
     buckets = functools.partial(building.DistributedDataParallelKwargs, bucket_cap_mb=0.01)
     building.DistributedDataParallelKwargs = buckets
-    found = {row: take_steps(steps, [*sys.argv[3:], *flags]) for row, flags in ROWS.items()}
+    found = {row: take_steps(steps, [*arguments, *flags]) for row, flags in ROWS.items()}
     state = PartialState()
     (out / f"{state.process_index}.json").write_text(json.dumps({"processes": state.num_processes, "losses": found}))
     state.destroy_process_group()
-
-
-if __name__ == "__main__":
-    train.start_processes(sys.argv)
-    main()

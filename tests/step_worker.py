@@ -1,10 +1,7 @@
 """Two train_steps and the evaluations by the parts of train.py; every process leaves what it saw. For test_distributed.
 
-Called as `step_worker.py OUT [flags of train.py]`: writes OUT/<rank>.pt.
+Every process writes OUT/<rank>.pt.
 """
-
-import sys
-from pathlib import Path
 
 import torch
 
@@ -31,10 +28,8 @@ def step(run, batch, size):
     return {name.removeprefix("train_"): value for name, value in means.items()}, gradients
 
 
-def main():
-    torch.set_num_threads(1)
-    out = Path(sys.argv[1])
-    run = train.build_run(train.parse_args(sys.argv[2:]))
+def main(out, flags):
+    run = train.build_run(train.parse_args(flags))
     model = run.accelerator.unwrap_model(run.model)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -58,8 +53,3 @@ def main():
     }
     torch.save(content, out / f"{run.accelerator.process_index}.pt")
     run.accelerator.end_training()
-
-
-if __name__ == "__main__":
-    train.start_processes(sys.argv)
-    main()

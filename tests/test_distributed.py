@@ -1,14 +1,16 @@
-"""Two processes through `accelerate launch` give the losses, gradients and evaluations of one."""
+"""Two processes give the losses, gradients and evaluations of one; a whole run of them goes through the launcher."""
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import rows_worker
+import step_worker
 import torch
+from forked import find_port, run_ranks
 
 from tiny import write_corpus, write_wavlm
 
@@ -27,21 +29,19 @@ def wavlm(tmp_path_factory):
     return write_wavlm(tmp_path_factory.mktemp("wavlm"))
 
 
-def find_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
-def launch(processes, script, *arguments):
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", f"--num_processes={processes}"]
-    launcher += [f"--main_process_port={find_port()}", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{TESTS}"}
-    done = subprocess.run(
-        [*launcher, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=240, check=False
+def launch_two(flags):
+    """train.py in two processes of accelerate's launcher. Returns: CompletedProcess."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2"]
+    launcher += [f"--main_process_port={find_port()}", str(ROOT / "train.py")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*launcher, *flags], env=environment, capture_output=True, text=True, timeout=240, check=False
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
+
+
+def run_whole_ranks(work, processes):
+    for rank in run_ranks(work, processes):
+        assert rank.code == 0, rank.err
 
 
 def list_flags(corpus, wavlm, batch_size, **flags):
@@ -62,7 +62,7 @@ def list_flags(corpus, wavlm, batch_size, **flags):
 def take_step(tmp_path, processes, arguments):
     out = tmp_path / f"{processes}"
     out.mkdir()
-    launch(processes, TESTS / "step_worker.py", out, f"--save_root={out}/run", *arguments)
+    run_whole_ranks(lambda: step_worker.main(out, [f"--save_root={out}/run", *arguments]), processes)
     parts = [torch.load(out / f"{rank}.pt") for rank in range(processes)]
     assert not (out / f"{processes}.pt").exists()
     assert all(part["processes"] == processes for part in parts)
@@ -131,7 +131,8 @@ def run_of_two(tmp_path_factory):
     flags = list_flags(corpus, wavlm, 4, save_root=root, epochs=2, dropout=0.1, num_workers=1)
     flags = [flag for flag in flags if not flag.startswith("--valid_src")]
     flags = [flag.replace("test.scp", "valid.scp") for flag in flags]
-    done = launch(2, ROOT / "train.py", *flags)
+    done = launch_two(flags)
+    assert done.returncode == 0, done.stderr
     return root, done, flags
 
 
@@ -148,9 +149,7 @@ def test_a_run_of_two_processes_writes_one_of_everything(run_of_two):
 
 def test_bad_input_of_two_processes_is_one_line(run_of_two):
     _, _, flags = run_of_two
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2"]
-    launcher += [f"--main_process_port={find_port()}", str(ROOT / "train.py")]
-    done = subprocess.run([*launcher, *flags], capture_output=True, text=True, timeout=240, check=False)
+    done = launch_two(flags)
     assert done.returncode != 0
     assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1
     assert "holds a run already" in done.stderr
@@ -169,7 +168,7 @@ def rows(corpus, tmp_path_factory):
     for processes in (1, 2):
         out = tmp_path_factory.mktemp(f"rows{processes}")
         flags = list_flags(corpus, wavlm, 10 // processes, save_root=out / "run", lr=1e-4)
-        launch(processes, TESTS / "rows_worker.py", out, STEPS, *flags)
+        run_whole_ranks(lambda out=out, flags=flags: rows_worker.main(out, STEPS, flags), processes)
         parts = [json.loads((out / f"{rank}.json").read_text()) for rank in range(processes)]
         assert all(part["processes"] == processes for part in parts)
         found.append(parts[0]["losses"])

@@ -5,27 +5,25 @@ KILLS=all kills one process at every file event (minutes); the suite takes a few
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-import traceback
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from interrupted import die_at
-from test_distributed import find_port
-from test_train import fail, fresh_state, list_arguments, read_metrics, read_timeless_metrics, reset_state
+from forked import Child, die_at, fork_training, run_ranks
+from test_train import fail, fresh_state, list_arguments, read_metrics, read_timeless_metrics
 
 import train
 from tiny import write_corpus, write_wavlm
 
 __all__ = ["fresh_state"]
-TESTS = Path(__file__).parent
-ROOT = TESTS.parent
+ROOT = Path(train.__file__).parent
 FLAGS = {"epochs": 2, "save_every": "1steps"}
 
 
@@ -42,28 +40,18 @@ def wavlm(tmp_path_factory):
 
 
 def run_child(arguments, event=0):
-    """train.main in a forked child. Returns: its exit code, minus the signal that killed it."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    code = 1
-    try:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
-        reset_state()
-        if event:
-            (root,) = [word.partition("=")[2] for word in arguments if word.startswith("--save_root=")]
-            die_at(event, root)
+    """train.py in a process that is killed at its event-th file event inside --save_root. Returns: its exit code."""
+
+    def work():
+        die_at(event, read_root(arguments))
         train.main(arguments)
-        code = 0
-    except SystemExit as stop:
-        code = stop.code
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
+
+    return Child(work).wait()
+
+
+def read_root(arguments):
+    (root,) = [word.partition("=")[2] for word in arguments if word.startswith("--save_root=")]
+    return root
 
 
 def assert_same_run(root, whole):
@@ -107,25 +95,31 @@ def test_killed_twice_it_ends_as_the_uninterrupted_run(corpus, wavlm, whole, tmp
     assert killed >= 3
 
 
-def launch(event, processes, arguments):
-    """The program under accelerate's launcher. Returns: exit code, what it said."""
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", f"--num_processes={processes}"]
-    words += [f"--main_process_port={find_port()}", str(TESTS / "interrupted.py"), str(event), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{TESTS}"}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    return done.returncode, done.stdout + done.stderr
+def run_two(arguments, event=0):
+    """The same in two processes, of which the first is killed. Returns: their exit codes, what the first said."""
+
+    def work():
+        if os.environ["RANK"] == "0":
+            die_at(event, read_root(arguments))
+        train.main(arguments)
+
+    ranks = run_ranks(work, 2)
+    return [rank.code for rank in ranks], ranks[0].out + ranks[0].err
 
 
 def test_two_processes_killed_inside_an_epoch_end_as_the_uninterrupted_ones(corpus, wavlm, tmp_path):
     flags = {**FLAGS, "batch_size": 4}
-    code, said = launch(0, 2, list_arguments(corpus, wavlm, tmp_path / "whole", **flags))
-    assert code == 0, said
+    codes, said = run_two(list_arguments(corpus, wavlm, tmp_path / "whole", **flags))
+    assert codes == [0, 0], said
+    assert json.loads((tmp_path / "whole" / "environment.json").read_text())["processes"] == 2
     arguments = list_arguments(corpus, wavlm, tmp_path / "run", **flags)
-    assert launch(60, 2, arguments)[0] != 0
+    codes, said = run_two(arguments, 60)
+    assert codes[0] == -signal.SIGKILL, said
+    assert codes[1] != 0
     state = json.loads((tmp_path / "run" / "last" / "state.json").read_text())["progress"]
     assert state["batch"] > 0  # inside an epoch
-    code, said = launch(0, 2, [*arguments, "--resume"])
-    assert code == 0, said
+    codes, said = run_two([*arguments, "--resume"])
+    assert codes == [0, 0], said
     assert f"Resume after epoch {state['epoch']} and {state['batch']} steps of the next" in said
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
@@ -140,48 +134,41 @@ def start(arguments, launcher=()):
     return subprocess.Popen(words, env=environment, start_new_session=True, **pipes)
 
 
-def wait_for_epoch(process, epoch):
-    for line in process.stdout:
-        if line.startswith(f"Epoch: {epoch} "):
-            return
-    raise AssertionError(process.stderr.read())
-
-
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_saves_the_step_and_says_how_to_go_on(corpus, wavlm, tmp_path, sent):
-    arguments = list_arguments(corpus, wavlm, tmp_path / "run", epochs=500, num_workers=1, save_every="1000min")
-    process = start(arguments)
-    wait_for_epoch(process, 2)
-    os.killpg(process.pid, sent)  # the loading processes, too
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + sent
-    assert "Traceback" not in errors
-    assert output.splitlines()[-1].startswith(f"Stopped by {sent.name}; {tmp_path / 'run'} holds epoch ")
-    assert output.splitlines()[-1].endswith("the same command with --resume goes on from there")
+    child = fork_training(
+        list_arguments(corpus, wavlm, tmp_path / "run", epochs=500, num_workers=1, save_every="1000min")
+    )
+    child.wait_for("Epoch: 2 ")
+    child.send(sent)  # to the loading processes, too
+    assert child.wait() == 128 + sent
+    assert "Traceback" not in child.err
+    last = child.out.splitlines()[-1]
+    assert last.startswith(f"Stopped by {sent.name}; {tmp_path / 'run'} holds epoch ")
+    assert last.endswith("the same command with --resume goes on from there")
     progress = json.loads((tmp_path / "run" / "last" / "state.json").read_text())["progress"]
     assert progress["steps"] == 3 * progress["epoch"] + progress["batch"]
 
 
-def test_sigterm_to_the_launcher_ends_and_saves_the_training(corpus, wavlm, tmp_path):
+def test_sigterm_to_the_launcher_ends_and_saves_the_training(corpus, wavlm, tmp_path, capsys):
     """accelerate's launcher dies of it and tells nobody."""
     arguments = list_arguments(corpus, wavlm, tmp_path / "run", epochs=500)
     process = start(arguments, ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=1"])
-    wait_for_epoch(process, 2)
+    assert any(line.startswith("Epoch: 2 ") for line in process.stdout), process.stderr.read()
     (child,) = psutil.Process(process.pid).children()
     process.terminate()
     output, _ = process.communicate(timeout=60)
     assert child.wait(60) is None
     assert "Stopped by SIGTERM" in output
-    second = start([*arguments, "--resume"])
-    wait_for_epoch(second, json.loads(output.split("holds epoch ")[1].split()[0]) + 1)
-    third = start([*arguments, "--resume"])
-    _, errors = third.communicate(timeout=60)
-    second.kill()
-    second.communicate()
-    assert third.returncode == 2
-    assert (
-        errors.splitlines()[-1] == f"error: --save_root {tmp_path / 'run'}: another training is at work in this folder"
+    second = fork_training([*arguments, "--resume"])
+    second.wait_for(f"Epoch: {int(output.split('holds epoch ')[1].split()[0]) + 1} ")
+    fail(
+        capsys,
+        lambda: train.main([*arguments, "--resume"]),
+        f"--save_root {tmp_path / 'run'}: another training is at work in this folder",
     )
+    second.send(signal.SIGKILL)
+    second.wait()
 
 
 def test_a_signal_before_the_training_is_one_line(corpus, wavlm, tmp_path):
@@ -250,15 +237,17 @@ def test_a_value_too_large_in_the_valid_list_is_named_and_scores_nothing(corpus,
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(corpus, wavlm, whole, tmp_path, size):
     """Files that may not grow beyond a size (EFBIG) stand in for a disk that is full (ENOSPC)."""
     arguments = list_arguments(corpus, wavlm, tmp_path / "run", **FLAGS)
-    words = [sys.executable, str(TESTS / "interrupted.py"), "0", *arguments]
-    signal_off = "import resource, signal, os; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-    signal_off += f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size})); os.execv({words[0]!r}, {words!r})"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{TESTS}"}
-    done = subprocess.run([sys.executable, "-c", signal_off], env=environment, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1
-    assert "File too large" in done.stderr
+
+    def work():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        train.main(arguments)
+
+    child = Child(work)
+    assert child.wait() == 2, child.err
+    assert "Traceback" not in child.err
+    assert len([line for line in child.err.splitlines() if line.startswith("error: ")]) == 1
+    assert "File too large" in child.err
     assert run_child([*arguments, "--resume"]) == 0
     assert_same_run(tmp_path / "run", whole)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
+from forked import forget_accelerate, fork_training
 from safetensors.torch import load_file
 
 import train
@@ -51,8 +51,7 @@ def fresh_state():
 
 
 def reset_state():
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
+    forget_accelerate()
     for handler in logging.getLogger("foalnet").handlers:
         handler.close()
     logging.getLogger("foalnet").handlers.clear()
@@ -600,7 +599,7 @@ def start(arguments, **options):
 
 def test_ctrl_c_after_epoch_2_and_resume_give_the_uninterrupted_run(corpus, wavlm, tmp_path):
     flags = {"epochs": 6, "num_workers": 1}
-    whole = start(list_arguments(corpus, wavlm, tmp_path / "whole", **flags))
+    whole = fork_training(list_arguments(corpus, wavlm, tmp_path / "whole", **flags))
     stopped = start(list_arguments(corpus, wavlm, tmp_path / "stopped", **flags), start_new_session=True)
     for line in stopped.stdout:
         if line.startswith("Epoch: 2 "):
@@ -612,12 +611,10 @@ def test_ctrl_c_after_epoch_2_and_resume_give_the_uninterrupted_run(corpus, wavl
     assert "--resume" in output
     assert not (tmp_path / "stopped" / "result.json").exists()
     assert 2 <= len(read_metrics(tmp_path / "stopped")) < 6
-    resumed = start([*list_arguments(corpus, wavlm, tmp_path / "stopped", **flags), "--resume"])
-    output, errors = resumed.communicate(timeout=120)
-    assert resumed.returncode == 0, errors
-    assert "Resume after epoch" in output
-    _, errors = whole.communicate(timeout=120)
-    assert whole.returncode == 0, errors
+    resumed = fork_training([*list_arguments(corpus, wavlm, tmp_path / "stopped", **flags), "--resume"])
+    assert resumed.wait() == 0, resumed.err
+    assert "Resume after epoch" in resumed.out
+    assert whole.wait() == 0, whole.err
     assert read_timeless_metrics(tmp_path / "stopped") == read_timeless_metrics(tmp_path / "whole")
     for name in ("predictions_valid.csv", "result.json"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

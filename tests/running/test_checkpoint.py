@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from interrupted import die_at
+from forked import die_at
 
 from running.checkpoint import MANIFEST, adopt, find_version, read_manifest, verify, write_manifest, write_version
 from running.errors import InputError

@@ -1,7 +1,6 @@
 """How many processes train: told, not told, on two machines, and ways that are refused."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from forked import find_port
 
 from optims import build_optimizer
 from running.errors import InputError
@@ -74,12 +74,6 @@ def test_one_process_unless_told_otherwise(tmp_path, flags, config, expected):
     assert ("2 GPUs are here and one is used: accelerate launch --num_processes 2" in done.stderr) == (
         len(expected) == 1
     )
-
-
-def find_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 MACHINE = """
