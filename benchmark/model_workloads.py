@@ -130,10 +130,18 @@ def build_option_arms(stock, model, size, inputs, precision, device, optimizer):
     ):
         fields = {"wavlm": {**SHARED, **SIZES[size]}, "video_dim": model.config.video_dim, **fields}
         variant = FoalNet(FoalNetConfig(**fields)).to(device)
+        share_weights(variant, model)
         own = build_optimizer(variant, 1e-5, 0.01)
         run = make_train(variant, FoalNet, batch, precision, device, own)
         arms.append(Arm(name, run, precision, own.state.clear, count_weights(variant)))
     return arms
+
+
+def share_weights(variant, model):
+    """Let a model hold the tensors of another one where it has the same, so that memory holds them once."""
+    weights = model.state_dict()
+    names = {name: name.replace(".base_layer", "") for name in variant.state_dict() if ".lora_" not in name}
+    variant.load_state_dict({name: weights[own] for name, own in names.items()}, strict=False, assign=True)
 
 
 def count_weights(model):

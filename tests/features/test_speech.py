@@ -10,12 +10,13 @@ import soundfile as sf
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
-from test_encoders import FAMILIES, write_encoder
+from test_encoders import FAMILIES, SAMPLES, draw_sounds, pad_sounds, run_transformers, write_encoder
 from transformers import WavLMModel
 
 import train
 from dataloader import read_audio, read_scp_lines
 from encoders import encode
+from features.speech import SpeechEncoder
 from inference.predictor import FoalPredictor
 from inference.sources import Source
 from model import FoalNet
@@ -44,6 +45,27 @@ def run(corpus, *flags):
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
     return result
+
+
+LAYERS = {
+    0: lambda h: h[0],
+    1: lambda h: h[1],
+    2: lambda h: h[2],
+    "mean": lambda h: sum(h[:3]) / 3,
+    "last": lambda h: h[-1],
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("family", ["wavlm", "wavlm, base", "whisper"])
+def test_states_of_every_layer_are_those_of_transformers(family, layer, tmp_path):
+    """Of a cut encoder; 0 is what --train_layers keeps where it trains every layer."""
+    if family == "whisper" and layer == 0:
+        pytest.skip("Whisper has no layer to enter at")
+    folder, sounds = write_encoder(tmp_path, family), draw_sounds()
+    states, mask = SpeechEncoder(folder, layer)(pad_sounds(sounds), SAMPLES)
+    for row, valid, hidden in zip(states, mask, run_transformers(folder, family, sounds), strict=True):
+        torch.testing.assert_close(row[valid], LAYERS[layer](hidden), atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["wavlm", "hubert, base", "whisper"])
