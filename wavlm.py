@@ -162,7 +162,7 @@ def encode(wavlm, input_values, samples, passes=1, draws=None, mix=None):
     """
     lengths = wavlm._get_feat_extract_output_lengths(torch.tensor(samples)).tolist()
     spans, channels = draw_masks(wavlm, lengths, draws)
-    kept = choose_layers(wavlm, wavlm.encoder.layers, draws)
+    kept = choose_layers(wavlm, draws)
 
     def start(rows, packing):
         return extract_features(wavlm, input_values[rows], samples[rows], packing)
@@ -182,7 +182,7 @@ def encode_upper(wavlm, states, lengths, first, passes=1, draws=None):
             first. first: index of the first layer that runs. The others as for `encode`.
     Returns: as `encode`.
     """
-    kept = choose_layers(wavlm, wavlm.encoder.layers[first:], draws)
+    kept = choose_layers(wavlm, draws)
 
     def start(rows, packing):
         return packing.pack(F.pad(states[rows], (0, 0, 0, packing.steps - states.shape[1])))
@@ -215,10 +215,13 @@ def run_in_passes(lengths, device, passes, start, finish):
     return whole.unpack(torch.cat(parts)), whole.mask
 
 
-def choose_layers(wavlm, layers, draws):
-    """Which layers run in this step, list of bool by the draws that all processes share; None: each as it comes."""
-    layerdrop = wavlm.config.layerdrop if layers[-1].training else 0.0
-    return draws.keep_layers(len(layers), layerdrop) if draws is not None and layerdrop else None
+def choose_layers(wavlm, draws):
+    """Which of all layers run in this step, list of bool by the draws that all processes share; None: as it comes."""
+    layers, layerdrop = wavlm.encoder.layers, wavlm.config.layerdrop
+    if draws is None or not layerdrop or not layers[-1].training:
+        return None
+    kept = draws.keep_layers(len(layers), layerdrop)
+    return [keep or not layer.training for keep, layer in zip(kept, layers, strict=True)]
 
 
 def encode_features(wavlm, features, spans, channels, packing, kept=None, mix=None):
@@ -361,15 +364,15 @@ def run_layers(wavlm, states, packing, kept=None, mix=None, first=0):
     """The transformer's layers, (N, D) -> (N, D).
 
     Args:
-        kept: list of bool, the layers that run; None draws them as transformers does.
-        mix: as for `encode`. first: the first of the layers.
+        kept: list of bool, which of all layers run; None draws them as transformers does.
+        mix: as for `encode`. first: index of the first layer that is there to run.
     """
     encoder, config, bias = wavlm.encoder, wavlm.config, None
     attention = encoder.layers[0].attention
     if hasattr(attention, "compute_bias"):  # WavLM alone
         bias = attention.compute_bias(packing.steps, packing.steps)  # (H, T, T)
     mixed = None if mix is None else mix[0] * states
-    for i, layer in enumerate(encoder.layers[first:]):
+    for i, layer in enumerate(encoder.layers[first:], first):
         if kept is not None:
             skipped = not kept[i]
         else:

@@ -1,12 +1,14 @@
 """Speech encoders against transformers' own forward, layers, adapters and partly trained encoders."""
 
+import re
+
 import numpy as np
 import peft
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel, WhisperFeatureExtractor, WhisperModel
 
-from encoders import count_frames, encode, load_encoder
+from encoders import count_frames, encode, find_adapters, load_encoder
 from features.preprocessing import Preprocessing
 from model import FoalNet, FoalNetConfig
 from running.model_folder import load_model, write_model
@@ -232,6 +234,45 @@ def test_layers_that_are_not_trained_are_in_evaluation_mode(tmp_path):
     assert (last[0] - last[1]).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_layerdrop_leaves_out_trained_layers_alone(k, tmp_path):
+    """The same ones from kept states and from the waveform: never one that is frozen."""
+    model = build(write_wavlm(tmp_path, num_hidden_layers=4, layerdrop=0.5), train_layers=k).train()
+    batch, mix = make_batch([0, 1, 2, 0]), torch.zeros(5)
+    samples = batch["attention_mask"].sum(1).tolist()
+    mix[4 - k], seen = 1.0, set()
+    with torch.no_grad():
+        states, mask = encode(load_encoder(str(tmp_path)).eval(), batch["input_values"], samples, mix=mix)
+        kept = {key: batch[key] for key in ("video_features", "video_mask", "labels")}
+        kept |= {"audio_states": states, "audio_mask": mask}
+        for seed in range(60):
+            ours, theirs = model(**kept, seed=seed), model(**batch, seed=seed)
+            torch.testing.assert_close(ours.loss, theirs.loss, atol=1e-5, rtol=1e-5)
+            seen.add(round(ours.audio_pooled.abs().sum().item(), 3))
+    assert len(seen) == 2**k  # every choice of the trained layers, and no other
+
+
+EXPECTED = {  # names in transformers that are trained
+    ("wavlm", ()): r"(?!feature_extractor\.|masked_spec_embed)",
+    ("data2vec-audio", ()): r"(?!feature_extractor\.|masked_spec_embed)",
+    ("hubert, base", ()): r"(?!feature_extractor\.|masked_spec_embed)",
+    ("whisper", ()): r"(?!embed_positions\.)",
+    ("wavlm", ("train_layers",)): r"encoder\.layers\.1\.|encoder\.layer_norm\.",
+    ("hubert", ("train_layers",)): r"encoder\.layers\.1\.|encoder\.layer_norm\.",
+    ("hubert, base", ("train_layers",)): r"encoder\.layers\.1\.",  # its norm is in front
+    ("wavlm", ("train_layers", "lora_rank")): r"encoder\.layers\.1\..*\.lora_",
+}
+
+
+@pytest.mark.parametrize(("family", "flags"), EXPECTED)
+def test_what_is_trained(family, flags, tmp_path):
+    model = build(write_encoder(tmp_path, family), **dict.fromkeys(flags, 1))
+    names = {name: parameter.requires_grad for name, parameter in model.encoder.named_parameters()}
+    expected = {name: bool(re.match(EXPECTED[family, flags], name)) for name in names}
+    assert names == expected
+    assert 0 < sum(names.values()) < len(names)
+
+
 @pytest.mark.parametrize("family", ["wavlm", "hubert", "whisper"])
 def test_every_adapter_gets_a_gradient_and_nothing_below_is_trained(family, tmp_path):
     model = build(write_encoder(tmp_path, family), lora_rank=2).train()
@@ -282,6 +323,10 @@ def test_adapters_come_back_and_merging_them_changes_no_logit(family, tmp_path):
         torch.testing.assert_close(again(**batch).logits, logits, atol=1e-5, rtol=1e-4)
     write_model(tmp_path / "merged", again, Preprocessing())
     merged, _ = load_model(tmp_path / "merged")
+    for name, product in find_adapters(model.encoder):  # by hand: W + 2 B A
+        a, b, weight = product.lora_A["default"].weight, product.lora_B["default"].weight, product.base_layer.weight
+        found = merged.encoder.get_submodule(name).weight
+        torch.testing.assert_close(found, weight + 2 * b @ a, atol=1e-6, rtol=1e-5)
     with torch.no_grad():
         torch.testing.assert_close(merged(**batch).logits, logits, atol=1e-5, rtol=1e-4)
 
