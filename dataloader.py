@@ -16,11 +16,14 @@ Every batch is a dict with the keys
 what headers and features tell of a bad file; a sound that holds NaN or ends early is named when it is read.
 """
 
+import atexit
 import logging
 import math
+import multiprocessing.util  # first: at exit, what is registered later goes first
 import os
 import signal
 import struct
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
@@ -575,6 +578,17 @@ def _leave_signals_to_parent(worker):
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     die_with_parent(signal.SIGKILL)
+
+
+@atexit.register
+def _end_workers():
+    """Kill the workers of a program that ends with a loader in hand: they ignore SIGTERM, and Python would wait."""
+    left, until = [process for process in multiprocessing.active_children() if process.daemon], time.monotonic() + 1
+    for process in left:
+        process.terminate()  # enough for any that is not ours
+    for process in left:
+        process.join(max(0, until - time.monotonic()))
+        process.kill()
 
 
 def build_loader(utterances, sampler, num_workers, **dataset_options):

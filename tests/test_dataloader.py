@@ -1,11 +1,14 @@
 """dataloader.py: lists, sounds, features, padding and samplers, and a named error for everything that can be wrong."""
 
 import gc
+import subprocess
+import sys
 import time
 import tracemalloc
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -435,6 +438,22 @@ def test_evaluation_takes_each_utterance_once(size, world_size):
     assert sorted(drawn) == list(range(size))
     assert sum(map(len, samplers)) == sum(1 for sampler in samplers for _ in sampler)
     assert max(map(len, samplers)) - min(map(len, samplers)) <= 1
+
+
+LEFT_OPEN = """
+import sys
+from dataloader import Utterance, build_dataloaders, check_utterances
+checked, _ = check_utterances([Utterance("a", sys.argv[1], 0)], modality="a", progress=False)
+KEPT = iter(build_dataloaders(checked, {}, 1, 0, num_workers=1, modality="a")[0])
+next(KEPT)
+"""
+
+
+def test_a_program_ends_with_a_loader_in_hand(corpus):
+    """Its workers ignore the signal that multiprocessing ends them with, and waits."""
+    words = [sys.executable, "-c", LEFT_OPEN, corpus[0].path]
+    done = subprocess.run(words, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
