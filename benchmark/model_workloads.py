@@ -139,9 +139,9 @@ def build_option_arms(stock, model, size, inputs, precision, device, optimizer):
 
 def share_weights(variant, model):
     """Let a model hold the tensors of another one where it has the same, so that memory holds them once."""
-    weights = model.state_dict()
-    names = {name: name.replace(".base_layer", "") for name in variant.state_dict() if ".lora_" not in name}
-    variant.load_state_dict({name: weights[own] for name, own in names.items()}, strict=False, assign=True)
+    weights, names = model.state_dict(), [name for name in variant.state_dict() if ".lora_" not in name]
+    shared = {name: weights[name.replace(".base_layer", "")] for name in names}
+    variant.load_state_dict(shared, strict=False, assign=True)  # adapters are not in it
 
 
 def count_weights(model):

@@ -1,7 +1,7 @@
 """Many steps of every row of the ablation, losses by step; for test_distributed.
 
-Every process writes OUT/<rank>.json. Dropout is off; layerdrop and
-SpecAugment are what the checkpoint says. Gradients are reduced in many small buckets, as those of a large model are.
+Every process of main() writes <out>/<rank>.json. Dropout is off; layerdrop and SpecAugment are what the checkpoint
+says. Gradients are reduced in many small buckets, as those of a large model are.
 """
 
 import functools

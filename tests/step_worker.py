@@ -1,6 +1,6 @@
 """Two train_steps and the evaluations by the parts of train.py; every process leaves what it saw. For test_distributed.
 
-Every process writes OUT/<rank>.pt.
+Every process of main() writes <out>/<rank>.pt.
 """
 
 import torch

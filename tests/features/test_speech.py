@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import soundfile as sf
 import torch
-from accelerate.state import AcceleratorState, GradientState
+from forked import forget_accelerate
 from safetensors.torch import load_file
 from test_encoders import FAMILIES, SAMPLES, draw_sounds, pad_sounds, run_transformers, write_encoder
 from transformers import WavLMModel
@@ -30,8 +30,7 @@ from tiny import make_batch, write_corpus, write_wavlm
 @pytest.fixture(autouse=True)
 def fresh_state():
     yield
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
+    forget_accelerate()
     logging.getLogger("foalnet").handlers.clear()
 
 
@@ -42,8 +41,7 @@ def flags_of(corpus, *flags):
 
 def run(corpus, *flags):
     result = train.main(flags_of(corpus, *flags))
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
+    forget_accelerate()
     return result
 
 
@@ -69,7 +67,7 @@ def test_ready_features_are_the_frozen_encoder_to_the_last_bit(family, tmp_path,
     frozen = run(corpus, *shared, "--freeze_encoder", f"--audio_root={tmp_path}/a", f"--save_root={tmp_path}/frozen")
     lists = [f"{corpus}/train.scp", f"{corpus}/valid.scp"]
     extract_audio.main(["--lists", *lists, "--out", f"{tmp_path}/b", *shared, "--num_workers=0"])
-    AcceleratorState._reset_state(True)
+    forget_accelerate()
     alone = SpeechEncoder(encoder, "mean", max_length=0.25)
     for _, utt_id, sound, _ in read_scp_lines(corpus / "train.scp"):
         path, waveform = tmp_path / "a" / f"{utt_id}.npy", torch.from_numpy(read_audio(sound, 0.25))
@@ -180,7 +178,7 @@ def test_adapters_train_resume_and_predict(tmp_path):
         patch.setattr("train.measure_gradients", stop)
         with pytest.raises(KeyboardInterrupt):
             run(corpus, *shared, "--save_every=1steps", f"--save_root={tmp_path}/stopped")
-    AcceleratorState._reset_state(True)
+    forget_accelerate()
     again = run(corpus, *shared, "--save_every=1steps", "--resume", f"--save_root={tmp_path}/stopped")
     assert again["loss"] == whole["loss"]
     merge_adapters.main([str(tmp_path / "whole"), str(tmp_path / "merged")])
@@ -226,7 +224,7 @@ def test_whisper_takes_no_more_sound_than_it_has_positions_for(tmp_path):
         with pytest.raises(SystemExit) as stop:
             run(corpus, f"--audio_model={encoder}", "--max_length=2.5", f"--save_root={tmp_path}/run", *more)
         assert "takes 2 s of sound, --max_length is 2.5" in str(stop.value.__cause__)
-        AcceleratorState._reset_state(True)
+        forget_accelerate()
 
 
 def test_one_pass_serves_every_run_of_the_same_encoder(tmp_path, monkeypatch):
@@ -243,8 +241,7 @@ def test_one_pass_serves_every_run_of_the_same_encoder(tmp_path, monkeypatch):
         fresh = [f"--train_src={corpus}/train.scp", f"--valid_src={corpus}/valid.scp", f"--audio_model={wavlm}"]
         fresh += [f"--video_root={corpus}/features", f"--audio_root={tmp_path}/states", "--num_workers=0"]
         result = train.main([*fresh, f"--save_root={tmp_path}/{name}", "--epochs=2", "--freeze_encoder", *flags])
-        AcceleratorState._reset_state(True)
-        GradientState._reset_state()
+        forget_accelerate()
         return result
 
     first = run("first")
@@ -269,8 +266,7 @@ def test_replaced_sounds_are_not_predicted_from_their_old_states(tmp_path, capsy
         flags = [f"--train_src={corpus}/train.scp", f"--valid_src={corpus}/valid.scp", f"--audio_model={wavlm}"]
         flags += [f"--video_root={corpus}/features", "--num_workers=0", "--epochs=1", "--freeze_encoder"]
         result = train.main([*flags, f"--audio_root={tmp_path}/states", f"--save_root={tmp_path}/{name}"])
-        AcceleratorState._reset_state(True)
-        GradientState._reset_state()
+        forget_accelerate()
         return result["loss"]
 
     first = run("first")

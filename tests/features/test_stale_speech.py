@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
+from forked import forget_accelerate
 
 import features.speech
 from dataloader import FoalDataset, Utterance
@@ -26,8 +26,7 @@ LAST, FIRST = "last", 1  # layers
 @pytest.fixture(autouse=True)
 def fresh_state():
     yield
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
+    forget_accelerate()
 
 
 def write_sound(path, seed):

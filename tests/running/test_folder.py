@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
+from forked import forget_accelerate
 
 from running.errors import InputError
 from running.evaluation import Evaluation, write_evaluation
@@ -20,8 +20,7 @@ from running.training_state import TrainingState
 @pytest.fixture(autouse=True)
 def fresh_state():
     yield
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
+    forget_accelerate()
     for handler in logging.getLogger("foalnet").handlers:
         handler.close()
     logging.getLogger("foalnet").handlers.clear()
@@ -70,7 +69,7 @@ def begin(tmp_path):
     begun = []
 
     def call(**flags):
-        AcceleratorState._reset_state(True)
+        forget_accelerate()
         while begun:
             begun.pop().folder.close()
         begun.append(Training(tmp_path / "run", [tmp_path / "train.scp"]))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
+from forked import forget_accelerate
 from safetensors.torch import load_file, save_file
 
 import train
@@ -26,8 +26,7 @@ SHARES = [*SWAPS, "video_other_follows", "audio_other_follows"]
 
 def start_afresh():
     """A run of a test is a process of its own as far as accelerate and logging know."""
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
+    forget_accelerate()
     for handler in logging.getLogger("foalnet").handlers:
         handler.close()
     logging.getLogger("foalnet").handlers.clear()
